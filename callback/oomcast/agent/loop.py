@@ -1,0 +1,232 @@
+"""The agent's life: read the ring, look from outside, journal, send; when the training is gone, tell how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import select
+import signal
+import time
+from pathlib import Path
+
+import msgspec
+
+from oomcast._version import __version__
+from oomcast.agent.assembler import Assembler, Outside
+from oomcast.agent.journal import Journal, JournalFrame
+from oomcast.agent.outbox import Outbox
+from oomcast.agent.sender import Sender
+from oomcast.agent.starter import start_server_if_none
+from oomcast.errors import OomcastError
+from oomcast.handover import Handover, Note, Notice, read_handover
+from oomcast.places import places
+from oomcast.probes.gpu import GpuProbe
+from oomcast.probes.limits import LimitProbe
+from oomcast.probes.process import read_process
+from oomcast.ring import RingReader
+from oomcast.sample import Event, GpuReading, Sample
+from oomcast.wire import PROTOCOL, Frame, Hello, encode
+
+__all__ = ["Agent"]
+
+_POLL_S = 0.05
+_TICK_S = 1.0
+# At a run's end the server gets this long to take the rest, as long as it answers at all; then the journal keeps it.
+_DELIVERY_S = 30.0
+_ROWS_PER_FRAME = 2000
+
+
+class Agent:
+    """Watches one process through one session's folder."""
+
+    def __init__(self, folder: Path, lifeline: int, uplink: int) -> None:
+        """Open everything that the session left in `folder`.
+
+        Args:
+            folder: the session's, see `handover.py`; removed at the end.
+            lifeline: a pipe that ends when the process does.
+            uplink: a pipe for lines to the session.
+
+        Raises:
+            OomcastError, OSError: the folder is not a session's.
+        """
+        self._folder = folder
+        self._lifeline = lifeline
+        self._uplink = uplink
+        self._handover: Handover = read_handover(folder)
+        self._pid = self._handover.source.pid
+        self._ring = RingReader(folder / "ring")
+        self._notes = open(folder / "notes", "rb")  # noqa: SIM115  as long as the agent
+        self._gpu = GpuProbe()
+        self._limits = LimitProbe(self._pid)
+        self._assembler = Assembler()
+        self._outside = Outside()
+        self._next_tick_ns = 0
+        self._hello = self._make_hello()
+        self._outbox = Outbox(self._open_journal())
+        self._sender: Sender | None = None
+        self._told_disk = False
+        self._pidfd = _open_pidfd(self._pid)
+
+    def _make_hello(self) -> bytes:
+        source = msgspec.structs.replace(self._handover.source, gpus=self._gpu.devices, gpu_note=self._gpu.note)
+        return encode(Hello(protocol=PROTOCOL, oomcast=__version__, run=self._handover.run, source=source))
+
+    def _open_journal(self) -> Journal | None:
+        folder = places(self._handover.home).state / "journals" / self._handover.source.id
+        try:
+            journal = Journal(folder, max_bytes=self._handover.journal_max)
+            journal.write_hello(self._hello)
+        except (OomcastError, OSError) as error:
+            self._say(f"no journal, so what can't be delivered at once may be lost: {error}")
+            return None
+        return journal
+
+    async def run(self) -> None:
+        """Until the training is gone and its story is told."""
+        sending = asyncio.create_task(self._send()) if self._handover.mode == "online" else None
+        try:
+            while not self._ended():
+                self._poll()
+                await asyncio.sleep(_POLL_S)
+            self._finish()
+            await self._deliver()
+        finally:
+            if sending:
+                sending.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await sending
+            self._say(None, done=True)
+            self._close()
+
+    async def _send(self) -> None:
+        handover = self._handover
+        if handover.autostart:
+            with contextlib.suppress(OomcastError, OSError):
+                start_server_if_none(handover.server, places(handover.home).state)
+        self._sender = Sender(self._outbox, self._hello, handover.server, handover.token, self._say)
+        await self._sender.run()
+
+    def _ended(self) -> bool:
+        if self._assembler.closed is not None:
+            return True
+        watched = [fd for fd in (self._lifeline, self._pidfd) if fd is not None]
+        ready, _, _ = select.select(watched, [], [], 0)
+        return bool(ready)
+
+    def _poll(self) -> None:
+        batch = self._ring.read()
+        tick = time.monotonic_ns() >= self._next_tick_ns
+        if batch.records or tick:
+            self._look(anew=tick)
+        rows: list[Sample | Event] = []
+        gpus: list[GpuReading] = []
+        if batch.lost:
+            rows.append(self._assembler.gap(time.time_ns(), time.monotonic_ns(), batch.lost))
+        rows.extend(row for record in batch.records if (row := self._assembler.record(record, self._outside)))
+        rows.extend(self._read_notes())
+        if tick:
+            rows.extend(self._tick(gpus))
+        self._post(rows, gpus)
+
+    def _look(self, *, anew: bool) -> None:
+        process = read_process(self._pid)
+        self._outside = Outside(process, self._limits.binding(process, anew=anew))
+
+    def _read_notes(self) -> list[Event]:
+        events = []
+        # A line still being written stays for the next time.
+        while (line := self._notes.readline()) and line.endswith(b"\n"):
+            with contextlib.suppress(msgspec.MsgspecError):
+                events.append(self._assembler.note(msgspec.json.decode(line, type=Note)))
+        if line:
+            self._notes.seek(-len(line), os.SEEK_CUR)
+        return events
+
+    def _tick(self, gpus: list[GpuReading]) -> list[Sample | Event]:
+        wall, mono = time.time_ns(), time.monotonic_ns()
+        self._next_tick_ns = mono + int(_TICK_S * 1e9)
+        rows: list[Sample | Event] = []
+        if change := self._assembler.limit_change(wall, mono, self._outside.limit):
+            rows.append(change)
+        sample = self._assembler.tick(wall, mono, self._outside)
+        gpus.extend(self._gpu.read(sample.seq, self._pid))
+        rows.append(sample)
+        return rows
+
+    def _finish(self) -> None:
+        # First what was written in order, then what a writer that died left behind a hole.
+        self._poll()
+        batch = self._ring.drain()
+        rows: list[Sample | Event] = []
+        if batch.lost:
+            rows.append(self._assembler.gap(time.time_ns(), time.monotonic_ns(), batch.lost))
+        rows.extend(row for record in batch.records if (row := self._assembler.record(record, self._outside)))
+        rows.extend(self._read_notes())
+        rows.append(self._assembler.end(time.time_ns(), time.monotonic_ns()))
+        self._post(rows, [])
+
+    def _post(self, rows: list[Sample | Event], gpus: list[GpuReading]) -> None:
+        for start in range(0, len(rows), _ROWS_PER_FRAME):
+            part = rows[start : start + _ROWS_PER_FRAME]
+            frame = Frame(
+                first_seq=part[0].seq,
+                last_seq=part[-1].seq,
+                samples=[row for row in part if isinstance(row, Sample)],
+                gpus=[reading for reading in gpus if part[0].seq <= reading.seq <= part[-1].seq],
+                events=[row for row in part if isinstance(row, Event)],
+            )
+            self._outbox.append(JournalFrame(frame.first_seq, frame.last_seq, encode(frame)))
+        if self._outbox.disk_error and not self._told_disk:
+            self._told_disk = True
+            self._say(f"the journal can't be written ({self._outbox.disk_error}): free some space or set OOMCAST_HOME")
+
+    async def _deliver(self) -> None:
+        deadline = time.monotonic() + _DELIVERY_S
+        tries = self._sender.failures + 2 if self._sender else 0
+        while self._outbox.pending and self._sender and time.monotonic() < deadline:
+            # A server that doesn't answer now is not waited for, unless only this process's memory holds the rest.
+            if self._sender.failures >= tries and self._outbox.kept:
+                break
+            await asyncio.sleep(0.02)
+        if self._outbox.pending and self._handover.mode == "online":
+            self._say("the last samples are in the journal, not on the server: `oomcast sync` sends them")
+
+    def _say(self, text: str | None, *, done: bool = False) -> None:
+        # The session may be gone, or its thread stuck behind a full terminal: then this is not heard.
+        with contextlib.suppress(OSError):
+            os.write(self._uplink, msgspec.json.encode(Notice(text=text, done=done)) + b"\n")
+
+    def _close(self) -> None:
+        self._outbox.close()
+        self._gpu.close()
+        self._ring.close()
+        self._notes.close()
+        with contextlib.suppress(OSError):
+            for path in self._folder.iterdir():
+                path.unlink()
+            self._folder.rmdir()
+
+
+def _open_pidfd(pid: int) -> int | None:
+    # Tells of a death that the life-line hides: a child forked in C may hold the pipe's other end.
+    with contextlib.suppress(OSError, AttributeError):
+        return os.pidfd_open(pid)
+    return None
+
+
+def main(folder: Path, lifeline: int, uplink: int) -> None:
+    """Run an agent in this process."""
+    # Its own session already, so no Ctrl-C comes; a `kill` of the whole job must not silence the witness.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        with contextlib.suppress(ValueError, OSError):
+            signal.signal(number, signal.SIG_IGN)
+    os.set_blocking(uplink, False)
+    try:
+        asyncio.run(Agent(folder, lifeline, uplink).run())
+    except Exception as error:
+        text = f"the agent failed ({type(error).__name__}: {error}); training goes on without being watched"
+        with contextlib.suppress(OSError):
+            os.write(uplink, msgspec.json.encode(Notice(text=text, done=True)) + b"\n")
+        raise

@@ -1,0 +1,108 @@
+"""Frames on their way to the server: in the journal, and in memory for as long as no disk takes them."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+
+from oomcast.agent.journal import Journal, JournalFrame
+from oomcast.errors import JournalError
+from oomcast.sample import Event, EventKind
+from oomcast.wire import Frame, encode
+
+__all__ = ["Outbox"]
+
+# What a full disk may cost in memory: some 40 minutes of 100 batches/s. Beyond it the oldest frames are dropped.
+_MEMORY_BYTES = 8 << 20
+
+
+class Outbox:
+    """Everything between the watermark and now, in order. Frames go in once and come out as often as asked for."""
+
+    def __init__(self, journal: Journal | None, memory_bytes: int = _MEMORY_BYTES) -> None:
+        """Start with what the journal holds.
+
+        Args:
+            journal: None where no folder can be written; then memory is all there is.
+            memory_bytes: its bound.
+        """
+        self.journal = journal
+        self._memory: collections.deque[JournalFrame] = collections.deque()
+        self._memory_used = 0
+        self._memory_bytes = memory_bytes
+        self.acknowledged = 0
+        self.last_seq = journal.last_seq if journal else 0
+        self.disk_error: str | None = None
+        self._news = asyncio.Event()
+
+    @property
+    def pending(self) -> bool:
+        """Whether something waits for the server."""
+        return self.last_seq > self.acknowledged
+
+    @property
+    def kept(self) -> bool:
+        """Whether everything that waits would survive this process."""
+        return not self._memory
+
+    def append(self, frame: JournalFrame) -> None:
+        """Take one frame: onto the disk, or into memory while the disk is full."""
+        self.last_seq = frame.last_seq
+        self._memory.append(frame)
+        self._memory_used += len(frame.payload)
+        self._write_out()
+        while self._memory_used > self._memory_bytes and len(self._memory) > 1:
+            self._memory_used -= len(self._memory.popleft().payload)
+        self._news.set()
+
+    def _write_out(self) -> None:
+        if self.journal is None:
+            return
+        try:
+            while self._memory:
+                self.journal.append(self._memory[0])
+                self._memory_used -= len(self._memory.popleft().payload)
+        except (OSError, JournalError) as error:
+            self.disk_error = f"{self.journal.folder}: {getattr(error, 'strerror', None) or error}"
+        else:
+            self.disk_error = None
+
+    def acknowledge(self, seq: int) -> None:
+        """The server has everything up to `seq`."""
+        self.acknowledged = max(self.acknowledged, seq)
+        self.last_seq = max(self.last_seq, seq)
+        if self.journal:
+            self.journal.acknowledge(seq)
+        while self._memory and self._memory[0].last_seq <= self.acknowledged:
+            self._memory_used -= len(self._memory.popleft().payload)
+        self._news.set()
+
+    def next_after(self, seq: int) -> JournalFrame | None:
+        """The next frame to send when the server has `seq`: what was lost between is made good by a gap frame."""
+        frame = self.journal.next_after(seq) if self.journal else None
+        if frame is None:
+            frame = next((kept for kept in self._memory if kept.last_seq > seq), None)
+        if frame is not None and frame.first_seq > seq + 1:
+            return _gap(seq + 1, frame.first_seq - 1)
+        return frame
+
+    async def wait(self) -> None:
+        """Until something was appended or acknowledged."""
+        await self._news.wait()
+        self._news.clear()
+
+    def close(self) -> None:
+        """Close the journal; what the server has is deleted, the rest stays for the next agent."""
+        if self.journal:
+            self.journal.close()
+
+
+def _gap(first: int, last: int) -> JournalFrame:
+    # No clock: when those samples were taken went with them. The chart draws the hole between their neighbours.
+    detail: dict[str, str | int | None] = {
+        "from": first,
+        "to": last,
+        "reason": "lost from the journal: full or damaged",
+    }
+    event = Event(seq=last, kind=EventKind.GAP, wall_ns=0, mono_ns=0, epoch=None, batch=None, detail=detail)
+    return JournalFrame(first, last, encode(Frame(first_seq=first, last_seq=last, events=[event])))

@@ -1,0 +1,152 @@
+"""The `oomcast` command. A command's help is its docstring; what is the server's is handed to its own process."""
+
+from __future__ import annotations
+
+import enum
+import os
+import subprocess
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from oomcast import console, settings
+from oomcast._version import __version__
+from oomcast.errors import OomcastError, SettingsError
+from oomcast.places import places, read_or_create_token
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="oomcast",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Live memory monitoring for Keras training.",
+)
+
+_PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+class Scenario(str, enum.Enum):
+    """What `oomcast demo` can show; each is a real training that does this to its memory."""
+
+    HEALTHY = "healthy"
+    LEAK = "leak"
+    EPOCH_LEAK = "epoch-leak"
+    VALIDATION_SPIKE = "validation-spike"
+    CACHE_FILL = "cache-fill"
+    SWAP = "swap"
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"oomcast {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which one.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(context_settings=_PASS_ON)
+def serve(context: typer.Context) -> None:
+    """Start the server and its dashboard here (--host, --port, --store)."""
+    _server_command("serve", context.args)
+
+
+@app.command(context_settings=_PASS_ON)
+def stop(context: typer.Context) -> None:
+    """Stop the server that runs in the background on this machine."""
+    _server_command("stop", context.args)
+
+
+def _server_command(name: str, arguments: list[str]) -> NoReturn:
+    # A program of its own: the callback side never imports the server.
+    if not console.server_installed():
+        _fail("the server is not installed: `pip install 'oomcast[server]'` brings it")
+    command = [sys.executable, "-m", "oomcast_server", name, *arguments]
+    if os.name == "posix":
+        os.execv(sys.executable, command)  # noqa: S606  Ctrl-C is then the server's alone
+    raise SystemExit(subprocess.call(command))
+
+
+@app.command()
+def link() -> None:
+    """Print the dashboard's address; opening it signs this browser in."""
+    values = _settings()
+    typer.echo(console.link(values.server, _token(values)))
+    if line := console.ssh_line(values.server):
+        typer.echo(f"from your own machine: {line}")
+
+
+@app.command()
+def token() -> None:
+    """Print the token that agents and browsers show to the server on this machine."""
+    typer.echo(_token(_settings()))
+
+
+@app.command()
+def sync() -> None:
+    """Send to the server what offline runs, or runs whose server was away, have recorded."""
+    from oomcast.agent.sync import sync as send  # the network's libraries, which no other command needs
+
+    values = _settings()
+    results = send(
+        places(values.home).state, values.server, _token(values), console.say, journal_max=values.journal_max
+    )
+    if not results:
+        typer.echo("nothing to send: every journal on this machine is delivered, or its training still runs")
+    for result in results:
+        outcome = f"sent, {result.rows} rows" if result.delivered else "not sent, still in the journal"
+        typer.echo(f"{result.run_name}: {outcome}")
+    raise typer.Exit(0 if all(result.delivered for result in results) else 1)
+
+
+@app.command()
+def demo(
+    scenario: Annotated[Scenario, typer.Option(help="What the training does to its memory.")] = Scenario.HEALTHY,
+    headroom: Annotated[
+        str | None, typer.Option(help="What the training may use beyond its first batches, such as 400MiB.")
+    ] = None,
+    seconds: Annotated[float | None, typer.Option(help="About how long it trains.", min=1)] = None,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the dashboard.")] = True,
+) -> None:
+    """Train a real Keras model that behaves, leaks or spikes, and watch it in the dashboard."""
+    from oomcast.demo import run_demo
+
+    try:
+        size = settings.parse_size(headroom) if headroom else None
+    except ValueError as error:
+        _fail(f"--headroom {headroom} can't be used: {error}")
+    raise typer.Exit(run_demo(scenario=scenario.value, headroom=size, open_browser=browser, seconds=seconds))
+
+
+def _settings() -> settings.Settings:
+    return settings.load()
+
+
+def _token(values: settings.Settings) -> str:
+    return values.token or read_or_create_token(places(values.home).config)
+
+
+def _fail(text: str) -> NoReturn:
+    typer.echo(f"oomcast: {text}", err=True)
+    raise typer.Exit(2)
+
+
+def main() -> None:
+    """The console script: errors of ours are one line, never a traceback."""
+    try:
+        app()
+    except SettingsError as error:
+        console.say(str(error))
+        raise SystemExit(2) from None
+    except OomcastError as error:
+        console.say(str(error))
+        raise SystemExit(1) from None

@@ -1,0 +1,65 @@
+"""What the training's user reads in the terminal: single lines on stderr that begin with "oomcast:"."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import importlib.util
+import socket
+import sys
+import urllib.parse
+
+from oomcast import settings as settings_module
+from oomcast.places import places, read_token
+from oomcast.settings import DEFAULT_SERVER, Settings
+from oomcast.wire import RunInfo
+
+__all__ = ["link", "say", "say_start", "ssh_line"]
+
+
+def say(text: str) -> None:
+    """One line. A terminal that is gone is no reason to fail."""
+    with contextlib.suppress(Exception):
+        print(f"oomcast: {text}", file=sys.stderr, flush=True)
+
+
+def say_start(run: RunInfo, settings: Settings) -> None:
+    """Where to look, or why there is nothing to look at yet."""
+    if settings.mode == "offline":
+        say(f"recording {run.name} offline; `oomcast sync` sends it to a server later")
+        return
+    if settings.server == DEFAULT_SERVER and settings.autostart and not server_installed():
+        say(
+            "no dashboard on this machine: `pip install 'oomcast[server]'` brings it; until then, unless a server "
+            "listens there, this run is recorded offline and `oomcast sync` sends it later"
+        )
+    token = settings.token or read_token(places(settings.home).config)
+    say(f"watching {run.name} at {link(settings.server, token, run.id)}")
+    if line := ssh_line(settings.server):
+        say(f"from your own machine: {line}")
+
+
+def link(server: str, token: str | None, run_id: str | None = None) -> str:
+    """The address to open in a browser; with the token in it, it signs the browser in."""
+    page = f"/runs/{run_id}" if run_id else "/"
+    if not token:
+        return server + page
+    query = {"token": token} | ({"run": run_id} if run_id else {})
+    return f"{server}/login?{urllib.parse.urlencode(query)}"
+
+
+def server_installed() -> bool:
+    """Whether `oomcast[server]` is there, without importing any of it."""
+    return all(importlib.util.find_spec(name) for name in ("oomcast_server", "fastapi", "uvicorn", "sqlalchemy"))
+
+
+def ssh_line(server: str) -> str | None:
+    """The command that brings a loopback dashboard to the machine that one came from by SSH; None if not on SSH."""
+    parts = urllib.parse.urlsplit(server)
+    if settings_module.ssh_connection() is None or parts.hostname not in settings_module.LOOPBACK:
+        return None
+    user = "you"
+    with contextlib.suppress(Exception):
+        user = getpass.getuser()
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return f"ssh -L {port}:127.0.0.1:{port} {user}@{socket.gethostname()}"

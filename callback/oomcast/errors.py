@@ -1,0 +1,34 @@
+"""The errors that oomcast raises on purpose.
+
+OomcastError
+├── SettingsError     a setting that can't be used as given
+├── WireError         bytes that are not a message of this protocol
+├── RingError         a ring file that is not ours, or of another version
+└── JournalError      a journal that can't be opened or written
+
+Each text says what was given, what was expected and what to do, in one line that a user can read.
+"""
+
+from __future__ import annotations
+
+__all__ = ["JournalError", "OomcastError", "RingError", "SettingsError", "WireError"]
+
+
+class OomcastError(Exception):
+    """The base of them all."""
+
+
+class SettingsError(OomcastError):
+    """A setting that can't be used as given."""
+
+
+class WireError(OomcastError):
+    """Bytes that are not a message of this protocol."""
+
+
+class RingError(OomcastError):
+    """A ring file that is not ours, or of another version."""
+
+
+class JournalError(OomcastError):
+    """A journal that can't be opened or written."""

@@ -1,0 +1,199 @@
+"""One monitored training, seen from inside its process: starts the agent, writes marks and records, ends both.
+
+Whatever fails in here is told once on stderr, counted, noted for the page, and forgotten: training goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import urllib.parse
+import weakref
+from pathlib import Path
+
+from oomcast import console, identity
+from oomcast.errors import SettingsError
+from oomcast.handover import Handover, make_folder, note_line, write_handover
+from oomcast.names import random_id, random_name
+from oomcast.places import places, read_or_create_token, read_token
+from oomcast.recorder import Context, Hook, Mark, Recorder
+from oomcast.ring import RingWriter
+from oomcast.sample import EventKind, Phase
+from oomcast.settings import LOOPBACK, Settings
+from oomcast.sidecar import Sidecar
+from oomcast.wire import RunInfo
+
+__all__ = ["Session"]
+
+# How long the end of a training may wait for the last samples' delivery. It matters where the agent can't outlive the
+# training, as in a container whose first process the training is.
+_FAREWELL_S = 3.0
+
+_open_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+
+
+class Session:
+    """One run's recording in this process, from the first hook to the end of the process or of its owner."""
+
+    def __init__(self, settings: Settings, *, backend: str | None = None) -> None:
+        """Make the ring, start the agent, and tell the user where to look.
+
+        Raises:
+            OSError, OomcastError: nothing could be started; nothing is left behind.
+        """
+        self.run = RunInfo(
+            id=random_id(), project=settings.project, name=settings.run_name or random_name(), tags=list(settings.tags)
+        )
+        self._settings = settings
+        self._owner_pid = os.getpid()
+        self._lock = threading.RLock()
+        self._failures = 0
+        self._closed = False
+        self._folder = make_folder()
+        try:
+            self._start(backend)
+        except BaseException:
+            _remove(self._folder)
+            raise
+        _open_sessions.add(self)
+        console.say_start(self.run, settings)
+
+    def _start(self, backend: str | None) -> None:
+        settings = self._settings
+        token = settings.token or _token(settings)
+        write_handover(
+            self._folder,
+            Handover(
+                run=self.run,
+                source=identity.describe(random_id(), backend),
+                server=settings.server,
+                mode=settings.mode,
+                token=token,
+                home=settings.home,
+                journal_max=settings.journal_max,
+                autostart=settings.autostart,
+            ),
+        )
+        self._notes = os.open(self._folder / "notes", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._ring = RingWriter(self._folder / "ring")
+        self._recorder = Recorder(self._ring, reset_peak=settings.reset_peak, sample_every=settings.sample_every)
+        self._sidecar = Sidecar(self._folder, console.say)
+
+    @property
+    def agent_pid(self) -> int:
+        """The agent's process id."""
+        return self._sidecar.pid
+
+    def mark(self, context: Context, *, step: int = -1, value: int = -1) -> None:
+        """Note on the time axis where the training stands."""
+        if not self._closed:
+            self._recorder.mark(context, step=step, value=value)
+
+    def begin_peaks(self) -> None:
+        """Start a new high-water mark."""
+        if not self._closed:
+            self._recorder.rearm()
+
+    def batch_hooks(self, context: Context) -> tuple[Hook, Hook]:
+        """The begin and end hook for the batches of one phase; see `Recorder.batch_hooks`."""
+        return self._recorder.batch_hooks(context, self.fail)
+
+    def note(self, kind: EventKind, **detail: str | int | None) -> None:
+        """Tell the agent something that has text."""
+        if not self._closed:
+            os.write(self._notes, note_line(kind, detail))
+
+    def fail(self, error: BaseException) -> None:
+        """Our own fault: told once, counted, shown on the page; never raised."""
+        with contextlib.suppress(Exception), self._lock:
+            if self._closed:
+                return
+            self._failures += 1
+            text = f"a measurement failed ({type(error).__name__}: {error}); training goes on, the chart may have holes"
+            if self._failures == 1:
+                console.say(text)
+            if self._failures & (self._failures - 1) == 0:  # 1, 2, 4, 8 …: told to the page, but not at every batch
+                self.note(EventKind.NOTICE, text=text, count=self._failures)
+
+    def close(self, *, orderly: bool = True) -> None:
+        """Say that nothing follows, and let the agent deliver the rest; nothing the second time or after a fork."""
+        with self._lock:
+            if self._closed or os.getpid() != self._owner_pid:
+                return
+            with contextlib.suppress(Exception):
+                self.mark(Context(Mark.CLOSE, Phase.IDLE, 1, -1, 0, -1), step=int(orderly))
+            self._closed = True
+            with contextlib.suppress(Exception):
+                self._sidecar.let_go(_FAREWELL_S)
+            self._release()
+
+    def _release(self) -> None:
+        with contextlib.suppress(Exception):
+            self._recorder.stop()
+        with contextlib.suppress(Exception):
+            os.close(self._notes)
+
+    def detach(self) -> None:
+        """In a forked child: this session is the parent's; nothing is recorded here, nothing of the parent's ends."""
+        self._closed = True
+        with contextlib.suppress(Exception):
+            self._sidecar.detach()
+        self._release()
+
+
+def _token(settings: Settings) -> str | None:
+    config = places(settings.home).config
+    if urllib.parse.urlsplit(settings.server).hostname not in LOOPBACK:
+        return read_token(config)
+    try:
+        # The agent may be about to start the server, which will take the token that it finds.
+        return read_or_create_token(config)
+    except SettingsError as error:
+        console.say(str(error))
+        return None
+
+
+def _remove(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        for name in folder.iterdir():
+            name.unlink()
+        folder.rmdir()
+
+
+def _after_fork() -> None:
+    for session in list(_open_sessions):
+        session.detach()
+    _open_sessions.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    # An open /proc/self file reads the parent even in the child, and the ring would take both for one.
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def note_exception(kind: type[BaseException], error: BaseException) -> None:
+    """Tell every open session's agent what is about to end the training."""
+    for session in list(_open_sessions):
+        with contextlib.suppress(Exception):
+            session.note(EventKind.EXCEPTION, type=_qualified(kind), message=str(error))
+
+
+def _qualified(kind: type[BaseException]) -> str:
+    return (
+        kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
+    )
+
+
+def _watch_excepthook() -> None:
+    previous = sys.excepthook
+
+    def excepthook(kind: type[BaseException], error: BaseException, trace: object) -> None:
+        note_exception(kind, error)
+        previous(kind, error, trace)  # type: ignore[arg-type]
+
+    sys.excepthook = excepthook
+
+
+_watch_excepthook()

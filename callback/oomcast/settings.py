@@ -1,0 +1,248 @@
+"""Every setting of the callback side in one table, and the only place of it that reads the environment.
+
+An argument in code wins over the environment, the environment over the default. README's table is made from `TABLE`
+(a test ties them together).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import urllib.parse
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from oomcast.errors import SettingsError
+
+__all__ = [
+    "DEFAULT_SERVER",
+    "LOOPBACK",
+    "MODES",
+    "TABLE",
+    "Setting",
+    "Settings",
+    "inherited_environment",
+    "load",
+    "parse_size",
+    "resolve",
+    "ssh_connection",
+]
+
+DEFAULT_SERVER = "http://127.0.0.1:6662"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+MODES = ("online", "offline", "disabled")
+
+_SIZE_UNITS = {"": 1, "b": 1, "k": 1 << 10, "kib": 1 << 10, "m": 1 << 20, "mib": 1 << 20, "g": 1 << 30, "gib": 1 << 30}
+_SIZE_UNITS |= {"kb": 10**3, "mb": 10**6, "gb": 10**9, "t": 1 << 40, "tib": 1 << 40, "tb": 10**12}
+
+
+def parse_size(text: str | int) -> int:
+    """Bytes from "256MiB", "1.5 GiB", "8g" (binary), "500MB" (decimal) or a plain number.
+
+    Raises:
+        ValueError: not a size.
+    """
+    if isinstance(text, int):
+        number, unit = float(text), ""
+    else:
+        digits = text.strip().rstrip("aAbBgGiIkKmMtT ")
+        unit = text.strip()[len(digits) :].strip().lower()
+        number = float(digits)
+    if unit not in _SIZE_UNITS or number < 0:
+        raise ValueError("expected a size such as 256MiB or 8GiB")
+    return int(number * _SIZE_UNITS[unit])
+
+
+def _text(value: Any) -> str:
+    text = str(value).strip()
+    if not 0 < len(text) <= 200:
+        raise ValueError("expected 1 to 200 characters")
+    return text
+
+
+def _optional_text(value: Any) -> str | None:
+    return _text(value) if value not in (None, "") else None
+
+
+def _flag(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    try:
+        return words[str(value).strip().lower()]
+    except KeyError:
+        raise ValueError("expected 1 or 0") from None
+
+
+def _positive(value: Any) -> int:
+    number = int(value)
+    if number < 1 or (isinstance(value, float) and value != number):
+        raise ValueError("expected a whole number from 1 up")
+    return number
+
+
+def _mode(value: Any) -> str:
+    if value not in MODES:
+        raise ValueError(f"expected one of {', '.join(MODES)}")
+    return str(value)
+
+
+def _tags(value: Any) -> tuple[str, ...]:
+    parts = value.split(",") if isinstance(value, str) else list(value)
+    return tuple(_text(part) for part in parts if str(part).strip())
+
+
+def _url(value: Any) -> str:
+    url = str(value).strip().rstrip("/")
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("expected an address such as http://127.0.0.1:6662")
+    _ = parts.port  # raises ValueError where it is no number
+    return url
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One setting: its name in code, its environment variable, what it is when nobody says, and how to read it."""
+
+    name: str
+    variable: str
+    default: Any
+    help: str
+    parse: Callable[[Any], Any]
+
+
+TABLE: tuple[Setting, ...] = (
+    Setting("server", "OOMCAST_SERVER", DEFAULT_SERVER, "Where samples are sent; also the dashboard's address.", _url),
+    Setting("project", "OOMCAST_PROJECT", "default", "The project that the run is listed under.", _text),
+    Setting("run_name", "OOMCAST_RUN_NAME", None, "The run's name; a made-up one if empty.", _optional_text),
+    Setting("tags", "OOMCAST_TAGS", (), "Words to find the run by, separated by commas.", _tags),
+    Setting(
+        "mode", "OOMCAST_MODE", "online", "online, offline (record; `oomcast sync` sends it later) or disabled.", _mode
+    ),
+    Setting(
+        "sample_every",
+        "OOMCAST_SAMPLE_EVERY",
+        1,
+        "One sample every so many batches; its peak covers all of them.",
+        _positive,
+    ),
+    Setting(
+        "reset_peak",
+        "OOMCAST_RESET_PEAK",
+        True,
+        "Re-arm the kernel's high-water mark at each sample, which gives each its own peak. "
+        "Turn it off if something else in the process reads VmHWM or ru_maxrss.",
+        _flag,
+    ),
+    Setting(
+        "autostart",
+        "OOMCAST_AUTOSTART",
+        True,
+        "Start a server in the background if none listens at the default address.",
+        _flag,
+    ),
+    Setting(
+        "journal_max",
+        "OOMCAST_JOURNAL_MAX",
+        256 << 20,
+        "Disk space for samples that no server has taken yet, such as 256MiB; "
+        "beyond it the oldest go and the chart shows the hole.",
+        parse_size,
+    ),
+    Setting(
+        "home",
+        "OOMCAST_HOME",
+        None,
+        "One folder for token, journals and database, instead of the system's own places.",
+        _optional_text,
+    ),
+    Setting("token", "OOMCAST_TOKEN", None, "The server's token; the config folder's if empty.", _optional_text),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The values in force; one field for each row of `TABLE`, with its meaning there."""
+
+    server: str
+    project: str
+    run_name: str | None
+    tags: tuple[str, ...]
+    mode: str
+    sample_every: int
+    reset_peak: bool
+    autostart: bool
+    journal_max: int
+    home: str | None
+    token: str | None
+
+
+def resolve(
+    table: tuple[Setting, ...],
+    environ: Mapping[str, str],
+    given: Mapping[str, Any],
+    on_bad_variable: Callable[[SettingsError], None] | None = None,
+) -> dict[str, Any]:
+    """The value of each setting in `table`: given in code (not None), else the environment's, else the default.
+
+    Args:
+        table: the settings.
+        environ: the environment.
+        given: values from code.
+        on_bad_variable: told of a variable that can't be used, for which the default then stands; without it, raised.
+
+    Raises:
+        SettingsError: a value that can't be used; the text names it, what was expected, and where it was set.
+    """
+    values: dict[str, Any] = {}
+    for setting in table:
+        value, from_code = given.get(setting.name), True
+        if value is None:
+            value, from_code = environ.get(setting.variable), False
+        try:
+            values[setting.name] = setting.default if value in (None, "") else _parse(setting, value, from_code)
+        except SettingsError as error:
+            if from_code or on_bad_variable is None:
+                raise
+            on_bad_variable(error)
+            values[setting.name] = setting.default
+    return values
+
+
+def _parse(setting: Setting, value: Any, from_code: bool) -> Any:
+    try:
+        return setting.parse(value)
+    except (ValueError, TypeError, OverflowError) as error:
+        where = setting.name if from_code else setting.variable
+        shown = "…" if setting.name == "token" else repr(value)
+        raise SettingsError(f"{where}={shown} can't be used: {error}") from error
+
+
+def load(
+    environ: Mapping[str, str] | None = None,
+    *,
+    on_bad_variable: Callable[[SettingsError], None] | None = None,
+    **given: Any,
+) -> Settings:
+    """The settings in force.
+
+    Args:
+        environ: stands in for the process's environment.
+        on_bad_variable: see `resolve`.
+        given: values from code; None means not given.
+
+    Raises:
+        SettingsError: a value that can't be used.
+    """
+    return Settings(**resolve(TABLE, os.environ if environ is None else environ, given, on_bad_variable))
+
+
+def inherited_environment() -> dict[str, str]:
+    """A copy of this process's environment, for a child process."""
+    return dict(os.environ)
+
+
+def ssh_connection(environ: Mapping[str, str] | None = None) -> str | None:
+    """What sshd says of the connection ("client port server port"), or None in a local terminal."""
+    return (os.environ if environ is None else environ).get("SSH_CONNECTION") or None

@@ -1,0 +1,128 @@
+"""The agent's process, as the training sees it: start it, hear from it, let it know that we are gone.
+
+Two pipes go with it. The life-line carries no data: only this process holds its writing end, so that its end of file
+tells the agent of our death, whatever killed us. The downlink carries lines from the agent; a thread that sleeps in
+`read` takes them, which costs the training nothing. The agent never holds our stdout or stderr: a shell that waits for
+the end of a pipe would wait for the agent too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from oomcast.handover import Notice
+from oomcast.settings import inherited_environment
+
+__all__ = ["Sidecar"]
+
+
+class Sidecar:
+    """One running agent."""
+
+    def __init__(self, folder: Path, on_text: Callable[[str], None]) -> None:
+        """Start the agent on a session's folder.
+
+        Args:
+            folder: where handover, ring and notes lie; the agent removes it at its end.
+            on_text: called in another thread with lines for the user.
+
+        Raises:
+            OSError: no process could be started.
+        """
+        self._on_text = on_text
+        self._done = threading.Event()
+        watched, self._lifeline = os.pipe()
+        self._downlink, uplink = os.pipe()
+        try:
+            self._process = _start(folder, watched, uplink)
+        except BaseException:
+            os.close(self._lifeline)
+            os.close(self._downlink)
+            raise
+        finally:
+            os.close(watched)
+            os.close(uplink)
+        threading.Thread(target=self._listen, name="oomcast-downlink", daemon=True).start()
+
+    @property
+    def pid(self) -> int:
+        """The agent's process id."""
+        return self._process.pid
+
+    def _listen(self) -> None:
+        with open(self._downlink, "rb", buffering=0) as lines:
+            rest = b""
+            while chunk := lines.read(65536):
+                *whole, rest = (rest + chunk).split(b"\n")
+                for line in whole:
+                    self._take(line)
+        if not self._done.is_set():
+            self._done.set()
+            self._on_text(
+                "the agent ended before the training did: no more samples are taken (was it killed? what it had "
+                "recorded is in its journal; `oomcast sync` sends it)"
+            )
+
+    def _take(self, line: bytes) -> None:
+        with contextlib.suppress(msgspec.MsgspecError):
+            notice = msgspec.json.decode(line, type=Notice)
+            if notice.text:
+                self._on_text(notice.text)
+            if notice.done:
+                self._done.set()
+
+    def let_go(self, wait_s: float) -> bool:
+        """End the life-line, and wait until the agent has delivered what it has; whether it said so in time."""
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
+        done = self._done.wait(wait_s)
+        self._process.poll()  # reap it if it has ended; if not, it outlives us
+        # Else its finalizer would warn of a process that is still running, which is just what it is meant to do.
+        if self._process.returncode is None:
+            self._process.returncode = 0
+        return done
+
+    def detach(self) -> None:
+        """In a forked child: give up both pipes, which belong to the parent."""
+        for fd in (self._lifeline, self._downlink):
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        self._lifeline = -1
+        self._process.returncode = 0
+
+
+def _start(folder: Path, watched: int, uplink: int) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "oomcast.agent", str(folder), str(watched), str(uplink)]
+    return subprocess.Popen(
+        command,
+        # The folder, not the user's: a random.py beside train.py must not become the agent's `random`.
+        cwd=folder,
+        env=_environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        pass_fds=(watched, uplink),
+        start_new_session=True,  # Ctrl-C and a closed terminal are for the training; the agent tells of them
+    )
+
+
+def _environment() -> dict[str, str]:
+    environment = inherited_environment()
+    root = str(Path(__file__).resolve().parent.parent)
+    if root not in (p for p in sys.path if p.endswith("-packages")):
+        # A source tree or a folder put on sys.path by hand: the agent must find the same oomcast.
+        old = environment.get("PYTHONPATH")
+        environment["PYTHONPATH"] = f"{old}{os.pathsep}{root}" if old else root
+    # It is small, and must stay so: no thread pools of libraries that it happens to load.
+    environment["OMP_NUM_THREADS"] = environment["OPENBLAS_NUM_THREADS"] = "1"
+    environment["MALLOC_ARENA_MAX"] = "1"
+    return environment

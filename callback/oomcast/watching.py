@@ -1,0 +1,133 @@
+"""Watching a loop of one's own, in any framework or none: `with watch() as run: … run.step(batch)`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+
+from oomcast import console, settings
+from oomcast.recorder import Context, Hook, Mark
+from oomcast.sample import EventKind, Phase
+from oomcast.session import Session
+
+__all__ = ["Watch", "watch"]
+
+
+class Watch:
+    """One run of a custom loop; made by `watch`, used in a `with` statement."""
+
+    def __init__(self, values: settings.Settings, epochs: int | None, steps: int | None) -> None:
+        self._settings = values
+        self._plan = (-1 if epochs is None else epochs, -1 if steps is None else steps)
+        self._session: Session | None = None
+        self._begin: Hook | None = None
+        self._end: Hook | None = None
+        self._epoch = -1
+        self._serial = 0
+        self._next = 0
+
+    def __enter__(self) -> Watch:
+        """Start the run."""
+        if self._settings.mode == "disabled":
+            return self
+        try:
+            self._session = Session(self._settings)
+            self._session.begin_peaks()
+            self._session.mark(self._context(Mark.TRAIN_BEGIN), step=self._plan[0], value=self._plan[1])
+            self._install()
+        except Exception as error:
+            console.say(f"not watching this loop ({type(error).__name__}: {error}); it goes on without")
+        return self
+
+    def epoch(self, number: int) -> None:
+        """An epoch begins, counted from 0; steps count from 0 again."""
+        if self._session is None:
+            return
+        try:
+            if self._epoch >= 0:
+                self._session.mark(self._context(Mark.EPOCH_END))
+            self._epoch, self._next = number, 0
+            self._serial += 1
+            self._session.mark(self._context(Mark.EPOCH_BEGIN))
+            self._install()
+        except Exception as error:
+            self._session.fail(error)
+
+    def step(self, batch: int | None = None) -> None:
+        """A batch has ended.
+
+        Args:
+            batch: its number in the epoch, from 0; counted here if not given.
+        """
+        if self._end is None or self._begin is None:
+            return
+        number = self._next if batch is None else batch
+        self._next = number + 1
+        self._end(number)
+        self._begin(number + 1)
+
+    def _install(self) -> None:
+        assert self._session is not None
+        self._begin, self._end = self._session.batch_hooks(self._context(Mark.BATCH))
+        self._begin(self._next)
+
+    def _context(self, mark: Mark) -> Context:
+        return Context(mark, Phase.TRAIN, 1, self._epoch, self._serial, self._plan[1])
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the run; an exception is recorded and goes on its way."""
+        session, self._session, self._begin, self._end = self._session, None, None, None
+        if session is None:
+            return
+        try:
+            if error is not None:
+                session.note(EventKind.EXCEPTION, type=type(error).__qualname__, message=str(error))
+            elif self._epoch >= 0:
+                session.mark(self._context(Mark.EPOCH_END))
+            if error is None:
+                session.mark(self._context(Mark.TRAIN_END))
+        except Exception as ours:
+            session.fail(ours)
+        session.close()
+
+
+def watch(
+    *,
+    project: str | None = None,
+    run_name: str | None = None,
+    server: str | None = None,
+    tags: Sequence[str] | None = None,
+    sample_every: int | None = None,
+    mode: str | None = None,
+    epochs: int | None = None,
+    steps: int | None = None,
+) -> Watch:
+    """Watch the memory of a loop of your own.
+
+    ```python
+    with watch(run_name="my loop") as run:
+        for batch, (x, y) in enumerate(data):
+            train_step(x, y)
+            run.step(batch)
+    ```
+
+    Args:
+        project, run_name, server, tags, sample_every, mode: as for `MemoryMonitor`.
+        epochs: how many epochs are planned, where known; call `run.epoch(n)` when one begins.
+        steps: how many batches an epoch has, where known.
+
+    Raises:
+        SettingsError: an argument that can't be used, with what was expected.
+    """
+    values = settings.load(
+        on_bad_variable=lambda error: console.say(str(error)),
+        project=project,
+        run_name=run_name,
+        server=server,
+        tags=tags,
+        sample_every=sample_every,
+        mode=mode,
+    )
+    return Watch(values, epochs, steps)

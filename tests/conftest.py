@@ -1,0 +1,13 @@
+"""Fixtures for all tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A private OOMCAST_HOME."""
+    return tmp_path / "home"
