@@ -34,6 +34,8 @@ _POLL_S = 0.05
 _TICK_S = 1.0
 # At a run's end the server gets this long to take the rest, as long as it answers at all; then the journal keeps it.
 _DELIVERY_S = 30.0
+# A server started by us is up in a second or two; on a machine that pages, later.
+_SERVER_STARTS_S = 20.0
 _ROWS_PER_FRAME = 2000
 
 
@@ -101,11 +103,13 @@ class Agent:
             self._close()
 
     async def _send(self) -> None:
-        handover = self._handover
-        if handover.autostart:
-            with contextlib.suppress(OomcastError, OSError):
-                start_server_if_none(handover.server, places(handover.home).state)
-        self._sender = Sender(self._outbox, self._hello, handover.server, handover.token, self._say)
+        handover, patience_s = self._handover, 2.0
+        with contextlib.suppress(OomcastError, OSError):
+            if handover.autostart and start_server_if_none(handover.server, places(handover.home).state):
+                patience_s = _SERVER_STARTS_S
+        self._sender = Sender(
+            self._outbox, self._hello, handover.server, handover.token, self._say, patience_s=patience_s
+        )
         await self._sender.run()
 
     def _ended(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import time
 import urllib.parse
 from collections.abc import Callable
 
@@ -34,7 +35,14 @@ class Sender:
     """Sends one source's outbox to one server for as long as it is told to."""
 
     def __init__(
-        self, outbox: Outbox, hello: bytes, server: str, token: str | None, on_notice: Callable[[str], None]
+        self,
+        outbox: Outbox,
+        hello: bytes,
+        server: str,
+        token: str | None,
+        on_notice: Callable[[str], None],
+        *,
+        patience_s: float = 2.0,
     ) -> None:
         """Connect to nothing yet.
 
@@ -44,6 +52,7 @@ class Sender:
             server: its address, http or https.
             token: what it asks for; None to try without.
             on_notice: told in one line what keeps samples from being delivered, once each.
+            patience_s: a server that can't be reached is not told of sooner; it may be starting.
         """
         self._outbox = outbox
         self._hello = hello
@@ -51,6 +60,7 @@ class Sender:
         self._token = token
         self._on_notice = on_notice
         self._told: str | None = None
+        self._quiet_until = time.monotonic() + patience_s
         self._sent = 0
         self.connected = False
         self.failures = 0
@@ -66,7 +76,8 @@ class Sender:
                 self._tell(str(refusal))
                 pause = _LONGEST_RETRY_S
             except (OSError, asyncio.TimeoutError, WebSocketException, WireError) as error:
-                self._tell(self._explain(error))
+                if not isinstance(error, OSError) or time.monotonic() > self._quiet_until:
+                    self._tell(self._explain(error))
             if self.connected:
                 self.connected, pause = False, _FIRST_RETRY_S
             self.failures += 1

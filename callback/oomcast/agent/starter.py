@@ -33,7 +33,7 @@ def start_server_if_none(server: str, state: Path) -> bool:
             [sys.executable, "-m", "oomcast_server", "serve", "--quiet-if-running"],
             cwd=state,
             stdin=subprocess.DEVNULL,
-            stdout=log,
+            stdout=subprocess.DEVNULL,  # it prints the link, and the link has the token in it
             stderr=log,
             start_new_session=True,
         )
