@@ -1,0 +1,173 @@
+/**
+ * Samples in, figures out (pure): plain objects in Plotly's words, and the marks that the page lays over them. Nothing
+ * here touches the DOM or Plotly. Colours come as a palette, sizes in pixels; y grows upwards from `bottom`.
+ */
+
+import { formatBytes } from "./format.js";
+import { fraction } from "./marks.js";
+import { band, batchRows, drawn, highest, line, lowest, merge, newest, nothing, perStep, picked, pickedX, unbroken, visible } from "./parts.js";
+import { xs } from "./series.js";
+import { STRINGS } from "./strings.js";
+import { byteTicks, countTicks, durationTicks } from "./ticks.js";
+
+/**
+ * @typedef {import("./types.js").Series} Series
+ * @typedef {import("./types.js").Column} Column
+ * @typedef {import("./types.js").Range} Range
+ * @typedef {import("./parts.js").Given} Given
+ * @typedef {import("./parts.js").Figure} Figure
+ * @typedef {import("./parts.js").YAxis} YAxis
+ */
+
+/** The limit is drawn to scale once the data reach this share of it; below, it would press them flat. */
+const LIMIT_IN_VIEW = 0.3;
+
+/** @type {Record<string, (given: Given) => Figure>} */
+export const FIGURES = { memory, duration, faults, swap, gpu };
+
+/**
+ * @param {Given} given
+ * @returns {Figure}
+ */
+export function memory(given) {
+  const { series, palette, range } = given;
+  const { rss_bytes: rss, peak_bytes: peak, working_set_bytes: charged, limit_bytes: limit } = series.metrics;
+  const rows = visible(xs(series), range);
+  const own = highest([rss.max, peak.max], rows);
+  const all = highest([rss.max, peak.max, charged.last], rows);
+  const bound = highest([limit.last], rows);
+  const scaled = bound !== null && !given.zoomed && (all ?? 0) >= LIMIT_IN_VIEW * bound;
+  // Far from the limit, what others use of it is left out where it would press this process's own line flat.
+  const together = scaled || (all ?? 0) <= 2 * (own ?? 0);
+  const high = together ? all : own;
+  const y = memoryAxis(given, rows, high, scaled ? bound : null);
+  const order = unbroken(given);
+  const x = pickedX(xs(series), order);
+  const top = merge(peak.max, rss.max);
+  const traces = [
+    band(x, picked(rss.min, order), picked(top, order), palette["peak"], 0.55),
+    ...(together ? [line(x, picked(charged.last, order), palette["ink-3"], { width: 1.2, dash: "2px 3px" })] : []),
+    line(x, picked(rss.last, order), palette["rss"], { width: 2 }),
+    line(x, picked(limit.last, order), palette["limit"], { width: 1, dash: "6px 5px", shape: "hv" }),
+  ];
+  const figure = drawn(given, traces, [y], x);
+  const name = given.limitKind ?? STRINGS.chart.aLimit;
+  const inside = bound !== null && bound >= y.from && bound <= y.to;
+  return {
+    ...figure,
+    limit: bound === null ? null : {
+      at: inside ? 1 - fraction(bound, [y.from, y.to]) : 0, above: !inside,
+      text: (inside ? STRINGS.chart.limit : STRINGS.chart.limitAbove)(name, formatBytes(bound)),
+    },
+    dot: newest(given, xs(series), rss.last, y),
+  };
+}
+
+/**
+ * From zero, as bytes should; but a zoom into a long flat stretch is there to see what moves in it.
+ *
+ * @param {Given} given
+ * @param {Range} rows
+ * @param {number | null} high
+ * @param {number | null} limit
+ * @returns {YAxis}
+ */
+function memoryAxis({ series, zoomed, size }, rows, high, limit) {
+  const count = size.height < 200 ? 3 : 5;
+  const to = Math.max((high ?? 0) * 1.1, (limit ?? 0) * 1.12, 1024 * 1024);
+  const low = zoomed ? lowest([series.metrics.rss_bytes.min], rows) : null;
+  if (low === null || high === null || high - low > 0.5 * high) return { from: 0, to, ticks: byteTicks(0, to, count) };
+  const pad = Math.max((high - low) * 0.15, 64 * 1024);
+  return { from: low - pad, to: high + pad, ticks: byteTicks(low - pad, high + pad, count) };
+}
+
+/**
+ * @param {Given} given
+ * @returns {Figure}
+ */
+export function duration(given) {
+  const { series, palette } = given;
+  const metric = series.metrics.duration_ns;
+  const order = batchRows(given, metric);
+  const per = (/** @type {Column} */ column) => picked(column.map((value, row) => perStep(value, series.columns.steps[row])), order);
+  const x = pickedX(xs(series), order);
+  const [last, min, max] = [per(metric.last), per(metric.min), per(metric.max)];
+  const to = Math.max((highest([max], visible(x, given.range)) ?? 0) * 1.12, 1000);
+  const spread = series.bucket > 1 ? [band(x, min, max, palette["time"], 0.22)] : [];
+  const traces = [...spread, line(x, last, palette["time"], { width: 1.4 })];
+  return drawn(given, traces, [{ from: 0, to, ticks: durationTicks(to, 3) }], x);
+}
+
+/**
+ * Minor faults come in thousands where one major fault matters: each has its own scale, one above the other.
+ *
+ * @param {Given} given
+ * @returns {Figure}
+ */
+export function faults(given) {
+  const { series, palette } = given;
+  const { minor_faults: minor, major_faults: major } = series.metrics;
+  const order = batchRows(given, minor);
+  const x = pickedX(xs(series), order);
+  const rows = visible(x, given.range);
+  const [minors, majors] = [picked(minor.max, order), picked(major.max, order)];
+  if (order.length > 0 && [...minors, ...majors].every((value) => value === null)) return nothing(STRINGS.chart.noFaults);
+  const upper = (highest([minors], rows) ?? 0) * 1.12 || 1;
+  const lower = (highest([majors], rows) ?? 0) * 1.12 || 1;
+  return drawn(given, [
+    line(x, minors, palette["minor"], { width: 1.4, fill: 0.18 }),
+    line(x, majors, palette["major"], { width: 1.4, fill: 0.25, axis: 2 }),
+  ], [
+    { from: 0, to: upper, ticks: countTicks(upper, 2), domain: [0.58, 1] },
+    { from: 0, to: lower, ticks: countTicks(lower, 2), domain: [0, 0.38] },
+  ], x);
+}
+
+/**
+ * @param {Given} given
+ * @returns {Figure}
+ */
+export function swap(given) {
+  const { series, palette } = given;
+  const used = series.metrics.swap_bytes;
+  if (used.last.length > 0 && used.last.every((value) => value === null)) return nothing(STRINGS.chart.noSwap);
+  const order = unbroken(given);
+  const x = pickedX(xs(series), order);
+  const to = Math.max(highest([used.max], visible(xs(series), given.range)) ?? 0, 1024 * 1024) * 1.12;
+  const traces = [line(x, picked(used.max, order), palette["swap"], { width: 2, fill: 0.12 })];
+  return drawn(given, traces, [{ from: 0, to, ticks: byteTicks(0, to, 3) }], x);
+}
+
+/**
+ * @param {Given} given
+ * @returns {Figure}
+ */
+export function gpu(given) {
+  const { series, palette } = given;
+  const devices = series.gpus.filter((device) => device.time_ms.length > 0);
+  if (devices.length === 0) return nothing(STRINGS.chart.noGpu);
+  const all = devices.flatMap((device) => [device.used_bytes, device.total_bytes, device.process_bytes]);
+  const to = Math.max((highest(all, [0, Infinity]) ?? 0) * 1.08, 1024 * 1024);
+  const traces = devices.flatMap((device) => {
+    const x = series.x === "batch" ? device.batch : device.time_ms;
+    const colour = palette[gpuColour(device.device)];
+    return [
+      line(x, device.process_bytes, colour, devices.length === 1 ? { width: 1, fill: 0.14 } : { width: 1, dash: "2px 3px" }),
+      line(x, device.used_bytes, colour, { width: 1.8 }),
+      line(x, device.total_bytes, palette["limit"], { width: 1, dash: "6px 5px" }),
+    ];
+  });
+  return drawn(given, traces, [{ from: 0, to, ticks: byteTicks(0, to, 3) }], gpuX(series));
+}
+
+/** @param {Series} series */
+export function gpuX(series) {
+  const first = series.gpus.find((device) => device.time_ms.length > 0);
+  if (!first) return [];
+  return series.x === "batch" ? first.batch : first.time_ms;
+}
+
+/** @param {number} device */
+export function gpuColour(device) {
+  return ["gpu", "swap", "stall", "rss"][device % 4];
+}

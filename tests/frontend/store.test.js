@@ -1,0 +1,144 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { length } from "../../frontend/oomcast_frontend/static/scripts/series.js";
+import { MAX_POINTS, initial, reduce, routeOf, visibleRuns } from "../../frontend/oomcast_frontend/static/scripts/store.js";
+import { GIB, RUN, START_MS, answer, detail, event, rows, summary } from "./made.js";
+
+const play = (state, ...actions) => actions.reduce(reduce, state);
+const open = () => initial({ page: "run", id: RUN });
+const loaded = (count = 5) => play(open(), { type: "detail", run: RUN, detail: detail() }, { type: "series", run: RUN, generation: 1, answer: answer(0, count) });
+const live = (message) => ({ type: "rows", message });
+const seqs = (state) => state.run.series.columns.seq;
+
+test("the address chooses the page", () => {
+  assert.deepEqual(routeOf("/"), { page: "runs" });
+  assert.deepEqual(routeOf("/runs/abc12345"), { page: "run", id: "abc12345" });
+  assert.deepEqual(routeOf("/else"), { page: "nowhere" });
+});
+
+test("live runs stand first, then the newest; changed ones move", () => {
+  const list = [
+    summary({ id: "old-live", created_ms: 1 }), summary({ id: "ended", state: "failed", created_ms: 9 }), summary({ id: "new-live", created_ms: 5 }),
+  ];
+  const state = play(initial({ page: "runs" }), { type: "runs", runs: list, snapshot: true });
+  assert.deepEqual(state.runs.map((run) => run.id), ["new-live", "old-live", "ended"]);
+  const after = play(state, { type: "runs", runs: [{ ...list[2], state: "finished" }], snapshot: false });
+  assert.deepEqual(after.runs.map((run) => run.id), ["old-live", "ended", "new-live"]);
+});
+
+test("a snapshot forgets runs that are gone, a change doesn't", () => {
+  const state = play(initial({ page: "runs" }), { type: "runs", runs: [summary({ id: "a" }), summary({ id: "b" })], snapshot: true });
+  assert.equal(play(state, { type: "runs", runs: [summary({ id: "a" })], snapshot: false }).runs.length, 2);
+  assert.equal(play(state, { type: "runs", runs: [summary({ id: "a" })], snapshot: true }).runs.length, 1);
+});
+
+test("the filter looks for every word, in any field", () => {
+  const runs = [summary({ id: "a", project: "mnist", host: "gpu-07" }), summary({ id: "b", project: "mnist", host: "laptop" })];
+  const state = play(initial({ page: "runs" }), { type: "runs", runs, snapshot: true }, { type: "filter", text: " MNIST  lap" });
+  assert.deepEqual(visibleRuns(state).map((run) => run.id), ["b"]);
+});
+
+test("live rows grow the series and bring the summary with them", () => {
+  const state = play(loaded(), live(rows(5, 2, { summary: summary({ rss_bytes: 3 * GIB }) })));
+  assert.deepEqual(seqs(state), [0, 1, 2, 3, 4, 5, 6]);
+  assert.equal(state.run.detail.rss_bytes, 3 * GIB);
+});
+
+test("rows that were fetched already are dropped", () => {
+  assert.deepEqual(seqs(play(loaded(), live(rows(2, 4)))), [0, 1, 2, 3, 4, 5]);
+});
+
+test("a hole before the message is fetched once, not for ever", () => {
+  const holed = play(loaded(), live(rows(8, 2)));
+  assert.equal(holed.run.request.generation, 2);
+  // Seqs 5 to 7 were events: the answer ends at 4 again, which is right, and must not start the next fetch.
+  const after = play(holed, { type: "series", run: RUN, generation: 2, answer: answer(0, 5) }, live(rows(10, 1)));
+  assert.equal(after.run.request.generation, 2);
+  assert.deepEqual(seqs(after), [0, 1, 2, 3, 4, 8, 9, 10]);
+});
+
+test("rows that arrive while a fetch is under way are seen at once and not lost by its answer", () => {
+  const waiting = play(loaded(), { type: "resync", run: RUN }, live(rows(5, 1)), live(rows(6, 1)));
+  assert.deepEqual(seqs(waiting), [0, 1, 2, 3, 4, 5, 6]);
+  const after = play(waiting, { type: "series", run: RUN, generation: 2, answer: answer(0, 6) });
+  assert.deepEqual(seqs(after), [0, 1, 2, 3, 4, 5, 6]);
+});
+
+test("a hole between two messages that waited is found when the answer comes", () => {
+  const waiting = play(loaded(), { type: "resync", run: RUN }, live(rows(5, 1)), live(rows(9, 1)));
+  const after = play(waiting, { type: "series", run: RUN, generation: 2, answer: answer(0, 6) });
+  assert.equal(after.run.request.generation, 3);
+  assert.equal(after.run.loading, true);
+});
+
+test("an answer to a request that was overtaken is dropped", () => {
+  const state = play(loaded(), { type: "zoom", range: [1, 3] }, { type: "all" });
+  const late = play(state, { type: "series", run: RUN, generation: 2, answer: answer(1, 3) });
+  assert.deepEqual(seqs(late), [0, 1, 2, 3, 4]);
+});
+
+test("a zoom stops following and asks for its stretch; following resumes with a fetch", () => {
+  const zoomed = play(loaded(), { type: "zoom", range: [1, 3] });
+  assert.deepEqual([zoomed.run.request.from, zoomed.run.request.to, zoomed.run.view.follow], [1, 3, false]);
+  const quiet = play(zoomed, { type: "series", run: RUN, generation: 2, answer: answer(1, 3) }, live(rows(5, 3)));
+  assert.deepEqual(seqs(quiet), [1, 2, 3]);
+  const resumed = play(quiet, { type: "follow" });
+  assert.deepEqual([resumed.run.request.generation, resumed.run.request.from, resumed.run.view.range], [3, null, null]);
+});
+
+test("switching the axis keeps the stretch that is looked at", () => {
+  const state = play(loaded(100), { type: "zoom", range: [10, 20] }, { type: "series", run: RUN, generation: 2, answer: answer(0, 100) }, { type: "x", axis: "time" });
+  assert.deepEqual(state.run.view.range, [START_MS + 10_000, START_MS + 20_000]);
+  assert.equal(state.run.loading, true);
+  assert.equal(play(state, { type: "x", axis: "time" }).run.request.generation, 3);
+});
+
+test("a series that outgrows the screen is fetched anew, and goes on meanwhile", () => {
+  const state = play(loaded(MAX_POINTS), live(rows(MAX_POINTS, 1)));
+  assert.equal(state.run.request.generation, 2);
+  const next = play(state, live(rows(MAX_POINTS + 1, 1)));
+  assert.equal(length(next.run.series), MAX_POINTS + 2);
+  const after = play(next, { type: "series", run: RUN, generation: 2, answer: answer(0, 10, { bucket: 300, watermark: MAX_POINTS }) });
+  assert.equal(length(after.run.series), 11);
+});
+
+test("a window is asked for again when the whole series has told where it starts", () => {
+  const state = play(loaded(), { type: "window", name: "15m" });
+  const whole = answer(0, 2000, { bucket: 2, watermark: 1999 });
+  const after = play(state, { type: "series", run: RUN, generation: 2, answer: whole });
+  assert.deepEqual([after.run.request.generation, after.run.request.from], [3, 1999 - 900]);
+});
+
+test("after a lost connection everything is fetched again", () => {
+  const state = play(loaded(), { type: "connection", value: "open" }, { type: "connection", value: "lost" }, { type: "connection", value: "open" });
+  assert.deepEqual([state.run.request.generation, state.run.detailGeneration], [2, 2]);
+});
+
+test("the first connection fetches nothing twice", () => {
+  assert.equal(play(loaded(), { type: "connection", value: "open" }).run.request.generation, 1);
+});
+
+test("rows of another source or run don't mix in", () => {
+  assert.equal(length(play(loaded(), live(rows(5, 1, { source: "source02" }))).run.series), 5);
+  assert.equal(length(play(loaded(), live(rows(5, 1, { run: "run00002" }))).run.series), 5);
+});
+
+test("events are kept once, however they come", () => {
+  const first = event(7, "notice");
+  const state = play(loaded(), live(rows(5, 1, { events: [first] })), { type: "detail", run: RUN, detail: detail({ events: [first] }) });
+  assert.equal(state.run.detail.events.length, 1);
+});
+
+test("an unknown run says so, and is asked for again when it is heard of", () => {
+  const unknown = play(open(), { type: "detailFailed", run: RUN, unknown: true }, { type: "seriesFailed", run: RUN, generation: 1 });
+  assert.equal(unknown.run.problem, "unknown");
+  const heard = play(unknown, { type: "runs", runs: [summary()], snapshot: false });
+  assert.equal(heard.run.problem, null);
+  assert.equal(heard.run.detailGeneration, 2);
+});
+
+test("answers for a run that was left change nothing", () => {
+  const state = play(loaded(), { type: "route", route: { page: "run", id: "run00002" }, x: "batch" });
+  assert.equal(play(state, { type: "detail", run: RUN, detail: detail() }), state);
+});
