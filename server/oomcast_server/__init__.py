@@ -1,0 +1,1 @@
+"""The server of oomcast: it stores what agents measure, and shows it. Nothing here is imported by a training."""

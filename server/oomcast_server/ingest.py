@@ -1,0 +1,202 @@
+"""Where agents connect: hello, then frames, each acknowledged when it is on the disk."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+
+import msgspec
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from oomcast._version import __version__
+from oomcast.errors import WireError
+from oomcast.wire import PROTOCOL, Ack, Hello, Problem, ServerMessage, Welcome, decode_agent_message, encode
+from oomcast_server.errors import StoreUnavailable
+from oomcast_server.pipeline import Answer, Hole, Pipeline, Receipt, Unavailable
+from oomcast_server.salvage import read_frame
+from oomcast_server.text import clean
+
+__all__ = ["Ingest"]
+
+_MOST_IN_FLIGHT = 16  # frames of one connection that wait for their commit; then it isn't read from
+_SEND_TIMEOUT_S = 10.0  # an agent that doesn't read its answers is gone, or not one of ours
+_PID_LIMIT = 2**62  # SQLite and PostgreSQL store signed 64-bit integers
+
+
+class _Peek(msgspec.Struct, tag="hello", tag_field="type"):
+    """As much of a hello as every protocol version will have."""
+
+    protocol: int
+    oomcast: str = "unknown"
+
+
+class Ingest:
+    """The ASGI endpoint of `/api/ingest`."""
+
+    def __init__(self, pipeline: Pipeline, wall_ns: Callable[[], int] = time.time_ns) -> None:
+        self._pipeline = pipeline
+        self._wall_ns = wall_ns
+
+    async def serve(self, websocket: WebSocket) -> None:
+        """Serve one agent until it goes."""
+        await websocket.accept()
+        connection = _Connection(websocket, self._pipeline, self._wall_ns)
+        with contextlib.suppress(WebSocketDisconnect, asyncio.TimeoutError):
+            if await connection.greet():
+                await connection.take_frames()
+
+
+class _Connection:
+    """One agent. Frames are read on while earlier ones are committed; answers go out in the frames' order."""
+
+    def __init__(self, websocket: WebSocket, pipeline: Pipeline, wall_ns: Callable[[], int]) -> None:
+        self._websocket = websocket
+        self._pipeline = pipeline
+        self._wall_ns = wall_ns
+        self._source_pk = 0
+        self._watermark = 0
+        self._next_refused: int | None = None
+        self._in_flight: asyncio.Queue[asyncio.Future[Answer] | Problem] = asyncio.Queue(_MOST_IN_FLIGHT)
+        self._first_seqs: dict[asyncio.Future[Answer], tuple[int, int]] = {}
+
+    async def _send(self, message: ServerMessage) -> None:
+        await asyncio.wait_for(self._websocket.send_bytes(encode(message)), _SEND_TIMEOUT_S)
+
+    async def _receive(self) -> bytes:
+        message = await self._websocket.receive()
+        if message["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(message.get("code", 1005))
+        data = message.get("bytes")
+        return data if data is not None else b""  # a text message is none of ours: empty bytes decode to a problem
+
+    async def greet(self) -> bool:
+        """Take messages until a hello is stored; False when the connection must end."""
+        while True:
+            data = await self._receive()
+            problem = _version_problem(data)
+            if problem is not None:
+                await self._send(problem)
+                await self._websocket.close(1002)
+                return False
+            if await self._register(data):
+                return True
+
+    async def _register(self, data: bytes) -> bool:
+        try:
+            registered = await self._pipeline.hello(_decode_hello(data))
+        except WireError as error:
+            code = "malformed" if _peek(data) is not None or not _is_frame(data) else "hello"
+            await self._send(Problem(code=code, message=_line(error)))
+            return False
+        except StoreUnavailable as error:
+            await self._send(Problem(code="store", message=_line(error)))
+            return False
+        self._source_pk, self._watermark = registered.source_pk, registered.watermark
+        await self._send(Welcome(protocol=PROTOCOL, oomcast=__version__, watermark=self._watermark))
+        return True
+
+    async def take_frames(self) -> None:
+        """Read frames and answer them until the agent goes."""
+        tasks = {asyncio.create_task(self._read()), asyncio.create_task(self._answer())}
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._forget()
+        for task in tasks:
+            if not task.cancelled():
+                task.result()
+
+    async def _read(self) -> None:
+        while True:
+            await self._take(await self._receive())
+
+    def _forget(self) -> None:
+        # What is still in the pipeline is stored all the same; the agent learns of it by the next welcome.
+        for future in self._first_seqs:
+            future.cancel()
+
+    async def _take(self, data: bytes) -> None:
+        try:
+            frame, wrong = read_frame(data, self._wall_ns())
+        except WireError as error:
+            code = "malformed" if _peek(data) is None else "hello"
+            await self._in_flight.put(Problem(code=code, message=_line(error)))
+            return
+        if wrong is not None:
+            message = f"stored as a gap: {clean(wrong)}"
+            await self._in_flight.put(Problem(code="rejected", message=message, seq=frame.first_seq))
+        future = await self._pipeline.frame(self._source_pk, frame)
+        self._first_seqs[future] = (frame.first_seq, frame.last_seq)
+        await self._in_flight.put(future)
+
+    async def _answer(self) -> None:
+        while True:
+            entry = await self._in_flight.get()
+            if isinstance(entry, Problem):
+                await self._send(entry)
+                continue
+            await self._answer_frame(await entry, *self._first_seqs.pop(entry))
+
+    async def _answer_frame(self, answer: Answer, first_seq: int, last_seq: int) -> None:
+        if isinstance(answer, Unavailable):
+            problem = Problem(code="store", message=clean(answer.reason), seq=self._watermark)
+            await self._refuse(problem, first_seq, last_seq)
+        elif isinstance(answer, Receipt):
+            self._watermark = max(self._watermark, answer.watermark)
+            self._next_refused = None
+            await self._send(Ack(seq=answer.watermark))
+        elif isinstance(answer, Hole):
+            text = f"the frame begins at seq {first_seq}, but the next one to be stored is {answer.watermark + 1}"
+            problem = Problem(code="sequence", message=text, seq=answer.watermark)
+            await self._refuse(problem, first_seq, last_seq)
+
+    async def _refuse(self, problem: Problem, first_seq: int, last_seq: int) -> None:
+        # Frames that were on their way when one was refused follow it without a hole: one answer is enough for them,
+        # or the agent would go back once for each.
+        if first_seq != self._next_refused:
+            await self._send(problem)
+        self._next_refused = last_seq + 1
+
+
+def _peek(data: bytes) -> _Peek | None:
+    try:
+        return msgspec.msgpack.decode(data, type=_Peek)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _is_frame(data: bytes) -> bool:
+    try:
+        return bool(msgspec.msgpack.decode(data)["type"] == "frame")
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TypeError, KeyError, IndexError):
+        return False
+
+
+def _version_problem(data: bytes) -> Problem | None:
+    peek = _peek(data)
+    if peek is None or peek.protocol == PROTOCOL:
+        return None
+    side = "the training's" if peek.protocol < PROTOCOL else "the server's"
+    text = (
+        f"this server speaks oomcast protocol {PROTOCOL} (version {__version__}), the training speaks {peek.protocol} "
+        f"(version {clean(peek.oomcast)[:40]}): upgrade {side} side with `pip install -U oomcast`"
+    )
+    return Problem(code="protocol", message=text, fatal=True)
+
+
+def _decode_hello(data: bytes) -> Hello:
+    message = decode_agent_message(data)
+    if not isinstance(message, Hello):
+        raise WireError("a frame before hello: say hello first")
+    if not 0 <= message.source.pid < _PID_LIMIT or not 0 <= (message.source.rank or 0) < _PID_LIMIT:
+        raise WireError("a hello whose pid or rank is out of range")
+    return message
+
+
+def _line(error: BaseException) -> str:
+    return clean(str(error))[:1000]

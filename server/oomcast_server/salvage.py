@@ -1,0 +1,138 @@
+"""Frames checked, cleaned, and saved row by row where a row is bad (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from oomcast.errors import WireError
+from oomcast.sample import Event, EventKind, GpuReading, Sample
+from oomcast.wire import MAX_MESSAGE_BYTES, Frame, decode_agent_message
+from oomcast_server.text import clean
+
+__all__ = ["read_frame"]
+
+Row = TypeVar("Row", Sample, GpuReading, Event)
+
+# No row is shorter than this on the wire, so no frame spans more seqs; without a bound one frame could name 2**62.
+_LEAST_ROW_BYTES = 8
+_MOST_ROWS = MAX_MESSAGE_BYTES // _LEAST_ROW_BYTES
+
+
+class _Loose(msgspec.Struct, tag="frame", tag_field="type"):
+    first_seq: int
+    last_seq: int
+    samples: list[msgspec.Raw] = []
+    gpus: list[msgspec.Raw] = []
+    events: list[msgspec.Raw] = []
+
+
+def read_frame(data: bytes, now_ns: int) -> tuple[Frame, str | None]:
+    """The frame in `data`, its rows in order of seq, and what was wrong with it in one line, or None.
+
+    Rows that are out of range, missing or there twice are replaced by gap events of reason "rejected", so that the
+    frame is whole in any case.
+
+    Raises:
+        WireError: not a frame at all.
+    """
+    try:
+        frame = decode_agent_message(data)
+    except WireError as error:
+        return _salvage(data, now_ns, str(error))
+    if not isinstance(frame, Frame):
+        raise WireError("expected a frame: this connection has had its hello")
+    if is_whole(frame):
+        return _in_order(frame.first_seq, frame.last_seq, frame.samples, frame.gpus, frame.events), None
+    reason = f"the rows are not one for each seq from {frame.first_seq} to {frame.last_seq}"
+    return _mend(frame.first_seq, frame.last_seq, frame.samples, frame.gpus, frame.events, now_ns), reason
+
+
+def is_whole(frame: Frame) -> bool:
+    """Whether each seq of the frame stands in it exactly once."""
+    seqs = {sample[0] for sample in frame.samples}
+    seqs.update(event.seq for event in frame.events)
+    length = frame.last_seq - frame.first_seq + 1
+    if not seqs or len(seqs) != length or len(frame.samples) + len(frame.events) != length:
+        return False
+    within = all(frame.first_seq <= reading.seq <= frame.last_seq for reading in frame.gpus)
+    return within and min(seqs) == frame.first_seq and max(seqs) == frame.last_seq and frame.first_seq > 0
+
+
+def _salvage(data: bytes, now_ns: int, reason: str) -> tuple[Frame, str]:
+    try:
+        loose = msgspec.msgpack.decode(data, type=_Loose)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise WireError(reason) from error
+    samples, gpus, events = _good(loose.samples, Sample), _good(loose.gpus, GpuReading), _good(loose.events, Event)
+    return _mend(loose.first_seq, loose.last_seq, samples, gpus, events, now_ns), reason
+
+
+def _good(rows: Sequence[msgspec.Raw], kind: type[Row]) -> list[Row]:
+    decoder = msgspec.msgpack.Decoder(kind)
+    good = []
+    for row in rows:
+        try:
+            good.append(decoder.decode(row))
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            continue  # its seq will be missing, and become a gap
+    return good
+
+
+def _mend(
+    first: int, last: int, samples: Iterable[Sample], gpus: Iterable[GpuReading], events: Iterable[Event], now_ns: int
+) -> Frame:
+    if not 0 < first <= last <= first + _MOST_ROWS or last > 2**62:
+        raise WireError(f"a frame from seq {first} to {last}: expected 1 or more, and at most {_MOST_ROWS} rows")
+    missing = set(range(first, last + 1))
+    kept: dict[str, list[Any]] = {"samples": [], "events": []}
+    for name, rows in (("samples", samples), ("events", events)):
+        for row in rows:
+            if row[0] in missing:
+                missing.remove(row[0])
+                kept[name].append(row)
+    within = [reading for reading in gpus if first <= reading.seq <= last]
+    gaps = _gaps(sorted(missing), _time_near(kept["samples"], now_ns))
+    return _in_order(first, last, kept["samples"], within, kept["events"] + gaps)
+
+
+def _time_near(samples: Sequence[Sample], now_ns: int) -> tuple[int, int]:
+    return (samples[0].wall_ns, samples[0].mono_ns) if samples else (now_ns, 0)
+
+
+def _gaps(missing: Sequence[int], time: tuple[int, int]) -> list[Event]:
+    """One event for each stretch of missing seqs, at its first."""
+    stretches: list[list[int]] = []
+    for seq in missing:
+        if stretches and stretches[-1][-1] == seq - 1:
+            stretches[-1].append(seq)
+        else:
+            stretches.append([seq])
+    return [_gap(stretch[0], stretch[-1], time) for stretch in stretches]
+
+
+def _gap(first: int, last: int, time: tuple[int, int]) -> Event:
+    return Event(first, EventKind.GAP, *time, None, None, {"from": first, "to": last, "reason": "rejected"})
+
+
+def _in_order(
+    first: int, last: int, samples: Sequence[Sample], gpus: Sequence[GpuReading], events: Sequence[Event]
+) -> Frame:
+    return Frame(
+        first_seq=first,
+        last_seq=last,
+        samples=sorted(samples, key=_seq),
+        gpus=list(gpus),
+        events=[_cleaned(event) for event in sorted(events, key=_seq)],
+    )
+
+
+def _seq(row: Sample | Event) -> int:
+    return row[0]
+
+
+def _cleaned(event: Event) -> Event:
+    detail = {clean(key): clean(value) if isinstance(value, str) else value for key, value in event.detail.items()}
+    return event._replace(detail=detail)

@@ -1,0 +1,112 @@
+"""The tables. Migrations make them; a test ties the two together.
+
+States are integers (the enums of `oomcast.sample` and `State`). Times are nanoseconds of the wall clock. Samples, GPU
+readings and events of a source are keyed by its seq and stored in that order, so that a range is read at one place.
+"""
+
+from __future__ import annotations
+
+import enum
+
+from sqlalchemy import BigInteger, Column, ForeignKey, Integer, MetaData, Table, Text, UniqueConstraint
+
+from oomcast.sample import EVENT_COLUMNS, GPU_COLUMNS, SAMPLE_COLUMNS
+
+__all__ = ["State", "events", "gpu_samples", "metadata", "runs", "samples", "sources"]
+
+
+class State(enum.IntEnum):
+    """How a run or source stands, as stored; "silent" is computed at reading. Never renumber."""
+
+    LIVE = 0
+    FINISHED = 1
+    FAILED = 2
+    DIED = 3
+
+
+metadata = MetaData()
+
+# SQLite makes only a column declared INTEGER the row's own key; PostgreSQL needs BIGINT for what is counted in ns.
+_Big = BigInteger().with_variant(Integer(), "sqlite")
+_REQUIRED = {"kind", "wall_ns", "mono_ns", "phase"}
+
+
+def _figure(name: str) -> Column[int]:
+    return Column(name, _Big, nullable=name not in _REQUIRED)
+
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("pk", _Big, primary_key=True),
+    Column("id", Text, nullable=False, unique=True),
+    Column("project", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("tags", Text, nullable=False),  # JSON list
+    Column("host", Text, nullable=False),  # of the first source, and so the pid
+    Column("pid", _Big, nullable=False),
+    Column("sources", _Big, nullable=False),
+    Column("state", Integer, nullable=False),
+    Column("created_ns", _Big, nullable=False),  # the first source's own start
+    Column("last_ns", _Big, nullable=False),  # last arrival, by the server's clock
+    Column("ended_ns", _Big),
+    Column("samples", _Big, nullable=False),
+    Column("phase", Integer),
+    *(_figure(name) for name in ("epoch", "epochs", "batch", "step", "steps_per_epoch")),
+    *(_figure(name) for name in ("rss_bytes", "peak_bytes", "swap_bytes", "limit_bytes", "working_set_bytes")),
+    Column("limit_kind", Text),
+    Column("outcome_type", Text),
+    Column("outcome_message", Text),
+)
+
+sources = Table(
+    "sources",
+    metadata,
+    Column("pk", _Big, primary_key=True),
+    Column("run_pk", _Big, ForeignKey("runs.pk", ondelete="CASCADE"), nullable=False),
+    Column("id", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("pid", _Big, nullable=False),
+    Column("rank", _Big),
+    *(Column(name, Text) for name in ("user", "command", "python", "platform", "backend", "gpu_note")),
+    Column("gpus", Text, nullable=False),  # JSON list
+    Column("started_ns", _Big, nullable=False),
+    Column("state", Integer, nullable=False),
+    Column("watermark", _Big, nullable=False),  # everything up to this seq is stored
+    Column("batch_samples", _Big, nullable=False),
+    UniqueConstraint("run_pk", "id"),
+)
+
+
+def _source_key() -> Column[int]:
+    return Column("source_pk", _Big, ForeignKey("sources.pk", ondelete="CASCADE"), primary_key=True)
+
+
+samples = Table(
+    "samples",
+    metadata,
+    _source_key(),
+    Column("seq", _Big, primary_key=True),
+    *(_figure(name) for name in SAMPLE_COLUMNS[1:]),
+    sqlite_with_rowid=False,
+)
+
+gpu_samples = Table(
+    "gpu_samples",
+    metadata,
+    _source_key(),
+    Column("seq", _Big, primary_key=True),
+    Column("device", Integer, primary_key=True),
+    *(_figure(name) for name in GPU_COLUMNS[2:]),
+    sqlite_with_rowid=False,
+)
+
+events = Table(
+    "events",
+    metadata,
+    _source_key(),
+    Column("seq", _Big, primary_key=True),
+    *(_figure(name) for name in EVENT_COLUMNS[1:-1]),
+    Column("detail", Text, nullable=False),  # JSON object
+    sqlite_with_rowid=False,
+)

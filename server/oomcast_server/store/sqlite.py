@@ -1,0 +1,139 @@
+"""A SQLite database: one connection that writes (and does all checkpoints), a few that only read."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import QueuePool, StaticPool
+
+from oomcast.places import make_private
+from oomcast_server.errors import StoreUnavailable
+from oomcast_server.store import migrate
+from oomcast_server.store.lock import FileLock
+from oomcast_server.store.schema import samples
+
+__all__ = ["SqliteStore"]
+
+_BUSY_MS = 5_000
+_READ_LIMIT_S = 2.0  # a longer read transaction would keep the WAL from shrinking
+_STEPS_PER_CHECK = 50_000  # virtual-machine steps between looks at the clock: about 1 ms
+_READERS = 4
+_BUGS = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.DataError)
+
+
+def _connect(path: Path, *pragmas: str) -> sqlite3.Connection:
+    # Autocommit: transactions are begun by our own word, never by the driver's guess.
+    connection = sqlite3.connect(path, timeout=_BUSY_MS / 1000, isolation_level=None, check_same_thread=False)
+    for pragma in (f"busy_timeout = {_BUSY_MS}", "foreign_keys = ON", *pragmas):
+        connection.execute(f"PRAGMA {pragma}")
+    return connection
+
+
+class SqliteStore:
+    """The embedded engine. Open it once per process and file; `write` belongs to one thread."""
+
+    engine = "sqlite"
+
+    def __init__(self, path: Path, monotonic: Callable[[], float] = time.monotonic) -> None:
+        """Lock, check, open and migrate the database at `path`; it is made where there is none.
+
+        Raises:
+            StoreRefused: not ours to open; it was not touched.
+            StoreUnavailable: it can't be written (full disk, I/O error).
+            SettingsError: its folder can't be made or written.
+        """
+        make_private(path.parent)
+        self._monotonic = monotonic
+        self._path = path
+        self._lock = FileLock(path)
+        try:
+            migrate.check(path)
+            self._writer = self._open_writer()
+            with self.write() as connection:
+                migrate.upgrade(connection)
+        except BaseException:
+            self._lock.release()
+            raise
+        self._readers = self._open_readers()
+
+    def _open_writer(self) -> Engine:
+        self._path.touch(mode=0o600)
+        pragmas = ("journal_mode = WAL", "synchronous = FULL", "journal_size_limit = 67108864")
+        engine = sqlalchemy.create_engine(
+            "sqlite://", creator=lambda: _connect(self._path, *pragmas), poolclass=StaticPool
+        )
+        event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+        return engine
+
+    def _open_readers(self) -> Engine:
+        engine = sqlalchemy.create_engine(
+            "sqlite://", creator=self._connect_reader, poolclass=QueuePool, pool_size=_READERS, max_overflow=0
+        )
+        event.listen(engine, "before_cursor_execute", self._restart_clock)
+        return engine
+
+    def _connect_reader(self) -> sqlite3.Connection:
+        return _connect(self._path, "query_only = ON")
+
+    def _restart_clock(self, connection: Connection, *_: Any) -> None:
+        until = self._monotonic() + _READ_LIMIT_S
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        driver.set_progress_handler(lambda: self._monotonic() > until, _STEPS_PER_CHECK)
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that is on the disk when the block ends, or not at all.
+
+        Raises:
+            StoreUnavailable: nothing of it was stored.
+        """
+        try:
+            with self._writer.begin() as connection:
+                yield connection
+        except (DBAPIError, sqlite3.Error) as error:
+            if isinstance(getattr(error, "orig", error), _BUGS):
+                raise
+            raise StoreUnavailable(f"can't write to {self._path}: {_reason(error)}") from error
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A connection to read with; each statement is a transaction of its own, of 2 s at most.
+
+        Raises:
+            StoreUnavailable: a statement failed or took too long.
+        """
+        try:
+            with self._readers.connect() as connection:
+                yield connection
+        except (DBAPIError, sqlite3.Error, sqlalchemy.exc.TimeoutError) as error:
+            raise StoreUnavailable(f"can't read {self._path}: {_reason(error)}") from error
+
+    def insert_samples(self, connection: Connection, source_pk: int, rows: Sequence[Sequence[int | None]]) -> None:
+        """Store rows in the order of `SAMPLE_COLUMNS`; those that are there already stay as they are.
+
+        Straight through the driver, and with the key in the statement's text, so that no row is rebuilt.
+        """
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        marks = ",?" * (len(samples.columns) - 1)
+        driver.executemany(f"INSERT OR IGNORE INTO samples VALUES ({int(source_pk)}{marks})", rows)  # noqa: S608
+
+    def close(self) -> None:
+        """Close every connection; the writer last, since the last one does the final checkpoint."""
+        self._readers.dispose()
+        self._writer.dispose()
+        self._lock.release()
+
+
+def _reason(error: Exception) -> str:
+    original = getattr(error, "orig", None) or error
+    return "the query took longer than 2 s" if str(original) == "interrupted" else str(original)

@@ -1,0 +1,205 @@
+"""What viewers are told, and that a slow one harms nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+from tests.server.conftest import RunningServer
+from tests.server.parts import RUN, SOURCE, TOKEN, a_frame, a_hello, a_sample, a_stretch, an_event
+from websockets.asyncio.client import ClientConnection
+
+from oomcast.sample import EventKind, GpuReading, Kind
+from oomcast.wire import Ack
+
+pytestmark = pytest.mark.fast
+
+
+async def say(viewer: ClientConnection, **message: str) -> None:
+    await viewer.send(msgspec.json.encode(message).decode())
+
+
+async def hear(viewer: ClientConnection, kind: str) -> dict[str, Any]:
+    """The next message of that kind."""
+    while True:
+        message = msgspec.json.decode(await asyncio.wait_for(viewer.recv(), 15))
+        if message["type"] == kind:
+            return dict(message)
+
+
+async def hear_samples(viewer: ClientConnection, count: int) -> list[str]:
+    """The runs that the message names in which the run has so many samples."""
+    while True:
+        runs = (await hear(viewer, "runs"))["runs"]
+        if (RUN, count) in [(run["id"], run["samples"]) for run in runs]:
+            return [run["id"] for run in runs]
+
+
+async def watch(viewer: ClientConnection) -> None:
+    await say(viewer, type="watch", run=RUN)
+    assert (await hear(viewer, "resync"))["run"] == RUN
+
+
+async def test_rows_come_after_they_are_committed(server: RunningServer) -> None:
+    async with server.agent(a_hello()) as agent, server.viewer() as viewer:
+        await watch(viewer)
+        tick = a_sample(3, Kind.TICK, batch=1)
+        gpu = GpuReading(3, 0, 5, 10, None, 7)
+        await agent.say(a_frame([a_sample(1), a_sample(2), tick], [an_event(4, EventKind.EPOCH_END)], [gpu]))
+        rows = await hear(viewer, "rows")
+        stored = server.get(f"/api/runs/{RUN}").json()
+    assert stored["samples"] == 3
+    assert (rows["run"], rows["source"], rows["from_seq"], rows["to_seq"]) == (RUN, SOURCE, 1, 4)
+    assert rows["columns"]["seq"] == [1, 2, 3]
+    assert rows["columns"]["kind"] == [0, 0, 1]
+    assert rows["metrics"]["rss_bytes"] == [1000, 1000, 1000]
+    assert rows["metrics"]["minor_faults"] == [1, 2, None]
+    assert rows["gpus"][0]["used_bytes"] == [5]
+    assert rows["gpus"][0]["batch"] == [1]
+    assert [event["kind"] for event in rows["events"]] == ["epoch_end"]
+    assert rows["summary"]["samples"] == 3
+
+
+async def test_series_and_rows_have_the_same_columns(server: RunningServer) -> None:
+    async with server.agent(a_hello()) as agent, server.viewer() as viewer:
+        await watch(viewer)
+        await agent.ask(a_stretch(1, 3))
+        rows = await hear(viewer, "rows")
+    series = server.get(f"/api/runs/{RUN}/series").json()
+    assert rows["columns"] == series["columns"]
+    assert rows["metrics"] == {name: span["last"] for name, span in series["metrics"].items()}
+
+
+async def test_every_row_arrives_once_however_fast_they_come(server: RunningServer) -> None:
+    async with server.agent(a_hello()) as agent, server.viewer() as viewer:
+        await watch(viewer)
+        for seq in range(1, 201):
+            await agent.say(a_stretch(seq, seq))
+        seqs: list[int] = []
+        messages = 0
+        while not seqs or seqs[-1] < 200:
+            seqs += (await hear(viewer, "rows"))["columns"]["seq"]
+            messages += 1
+    assert seqs == list(range(1, 201))
+    assert messages < 200
+
+
+async def test_the_last_rows_of_an_ending_run_arrive(server: RunningServer) -> None:
+    async with server.agent(a_hello()) as agent, server.viewer() as viewer:
+        await watch(viewer)
+        await agent.ask(a_stretch(1, 1))
+        await agent.ask(a_frame([a_sample(2)], [an_event(3, EventKind.END, outcome="finished")]))
+        while (rows := await hear(viewer, "rows"))["to_seq"] < 3:
+            pass
+    assert rows["summary"]["state"] == "finished"
+
+
+async def test_too_many_rows_to_push_are_fetched_instead(server: RunningServer) -> None:
+    async with server.agent(a_hello()) as agent, server.viewer() as viewer:
+        await watch(viewer)
+        for begin in range(1, 20_001, 2_000):
+            await agent.say(a_stretch(begin, begin + 1_999))
+        assert (await hear(viewer, "resync"))["run"] == RUN
+
+
+async def test_the_list_comes_at_once_and_then_what_changes(server: RunningServer) -> None:
+    await server.store_frames(a_stretch(1, 1))
+    await server.store_frames(a_stretch(1, 1), hello=a_hello(run="otherrun1", source="othersource1"))
+    async with server.viewer() as viewer:
+        await say(viewer, type="watch_runs")
+        everything: set[str] = set()
+        while everything != {RUN, "otherrun1"}:
+            everything |= {run["id"] for run in (await hear(viewer, "runs"))["runs"]}
+        await server.store_frames(a_stretch(2, 5))
+        await hear_samples(viewer, 5)
+        await server.store_frames(a_stretch(6, 6))
+        assert await hear_samples(viewer, 6) == [RUN]
+
+
+async def test_a_run_that_falls_silent_is_told(make_running: Callable[..., RunningServer]) -> None:
+    late = [0]
+    server = make_running(wall_ns=lambda: time.time_ns() + late[0])
+    async with server.agent(a_hello()) as agent, server.viewer() as viewer:
+        await say(viewer, type="watch_runs")
+        await agent.ask(a_stretch(1, 1))
+        late[0] = 11_000_000_000
+        states: list[str] = []
+        while "silent" not in states:
+            states = [run["state"] for run in (await hear(viewer, "runs"))["runs"]]
+
+
+async def test_after_unwatch_no_rows_come(server: RunningServer) -> None:
+    async with server.agent(a_hello()) as agent, server.viewer() as viewer:
+        await watch(viewer)
+        await say(viewer, type="unwatch", run=RUN)
+        await say(viewer, type="?")  # its answer shows that the request before it was obeyed
+        await hear(viewer, "problem")
+        await agent.ask(a_stretch(1, 1))
+        await watch(viewer)
+        await agent.ask(a_stretch(2, 2))
+        assert (await hear(viewer, "rows"))["columns"]["seq"] == [2]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"type":"watch"}', '{"type":"watch","run":"../x"}', "[" * 3000, "x" * 5000]
+)
+async def test_a_request_that_is_none_gets_a_problem(server: RunningServer, text: str) -> None:
+    async with server.viewer() as viewer:
+        await viewer.send(text)
+        assert set(await hear(viewer, "problem")) == {"type", "message"}
+        await watch(viewer)
+
+
+def stalled_viewer(server: RunningServer) -> socket.socket:
+    """A viewer that asks for a run's rows and reads none of them."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect(("127.0.0.1", server.port))
+    lines = (
+        "GET /api/live HTTP/1.1",
+        f"Host: 127.0.0.1:{server.port}",
+        "Connection: Upgrade",
+        "Upgrade: websocket",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
+        f"Authorization: Bearer {TOKEN}",
+    )
+    client.sendall("\r\n".join((*lines, "", "")).encode())
+    assert client.recv(12) == b"HTTP/1.1 101"
+    request = b'{"type":"watch","run":"%s"}' % RUN.encode()
+    client.sendall(bytes([0x81, 0x80 | len(request), 0, 0, 0, 0]) + request)  # a masked text frame, mask 0
+    return client
+
+
+async def test_a_stalled_viewer_holds_nobody_up_and_the_server_stops_in_time(server: RunningServer) -> None:
+    await server.store_frames(a_stretch(1, 1))
+    stalled = stalled_viewer(server)
+    try:
+        async with server.agent(a_hello()) as agent, server.viewer() as viewer:
+            await watch(viewer)
+            slowest, begun, seq, seen = 0.0, time.monotonic(), 1, 1
+            while time.monotonic() - begun < 3:
+                sent = time.monotonic()
+                assert await agent.ask(a_stretch(seq + 1, seq + 1_000)) == Ack(seq=seq + 1_000)
+                seq += 1_000
+                while seen < seq:
+                    rows = await hear(viewer, "rows")
+                    seen = rows["to_seq"]
+                slowest = max(slowest, time.monotonic() - sent)
+        assert slowest < 2
+        assert seq > 5_000
+        assert server.stop() <= 2.5
+    finally:
+        stalled.close()
+
+
+async def test_the_server_stops_in_time_with_agents_and_viewers_connected(server: RunningServer) -> None:
+    async with server.agent(a_hello()) as agent, server.viewer() as viewer:
+        await watch(viewer)
+        await agent.ask(a_stretch(1, 1))
+        assert await asyncio.to_thread(server.stop) <= 2.5

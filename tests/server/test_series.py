@@ -1,0 +1,166 @@
+"""A chart's data: nothing that was measured is lost between its lines."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.server.conftest import RunningServer
+from tests.server.parts import RUN, WALL_NS, a_frame, a_hello, a_sample, a_stretch
+
+from oomcast.sample import GpuReading, Kind, Sample
+from oomcast_server.batch import Batch, Known
+from oomcast_server.charts import Range, read_series
+from oomcast_server.query import source_key
+from oomcast_server.shapes import Series
+from oomcast_server.store.sqlite import SqliteStore
+
+pytestmark = pytest.mark.fast
+
+figures = st.none() | st.integers(0, 2**62)
+rows = st.lists(st.tuples(st.sampled_from(Kind), figures, figures), min_size=1, max_size=150)
+
+
+def made_samples(made: Sequence[tuple[Kind, int | None, int | None]]) -> list[Sample]:
+    samples, batch = [], None
+    for at, (kind, rss, faults) in enumerate(made):
+        if kind is Kind.BATCH:
+            batch = 0 if batch is None else batch + 1
+        samples.append(a_sample(at + 1, kind, rss=rss and rss // 2, minor_faults=faults, batch=batch))
+    return samples
+
+
+def read_back(samples: Sequence[Sample], wanted: Range, points: int) -> Series:
+    with tempfile.TemporaryDirectory() as folder, closing(SqliteStore(Path(folder) / "x.db")) as store:
+        with store.write() as connection:
+            batch = Batch(store, connection, Known(), time.time_ns())
+            batch.add(batch.register(a_hello()), a_frame(samples))
+            batch.write_standings()
+        key = source_key(store, RUN, None)
+        assert key is not None
+        return read_series(store, RUN, key, wanted, points)
+
+
+def envelope(series: Series, name: str, at: int) -> tuple[Any, Any]:
+    span = series.metrics[name]
+    if span.min is None or span.max is None:
+        return span.last[at], span.last[at]
+    return span.min[at], span.max[at]
+
+
+@settings(max_examples=60, deadline=None)
+@given(made=rows, points=st.integers(10, 40), by_batch=st.booleans(), data=st.data())
+def test_least_and_largest_of_the_buckets_are_those_of_the_samples(
+    made: list[tuple[Kind, int | None, int | None]], points: int, by_batch: bool, data: st.DataObject
+) -> None:
+    samples = made_samples(made)
+    begin = data.draw(st.none() | st.integers(0, 150))
+    end = data.draw(st.none() | st.integers(0, 150))
+    offset, scale = (0, 1) if by_batch else (WALL_NS, 10_000_000)
+    wanted = Range(by_batch, *(None if edge is None else offset + edge * scale for edge in (begin, end)))
+    series = read_back(samples, wanted, points)
+
+    def x(sample: Sample) -> int | None:
+        return sample.batch if by_batch else sample.wall_ns
+
+    def is_wanted(sample: Sample) -> bool:
+        at = x(sample)
+        inside = at is not None and (wanted.begin is None or at >= wanted.begin)
+        return inside and (wanted.end is None or at <= wanted.end) and (not by_batch or sample.kind is Kind.BATCH)  # type: ignore[operator]
+
+    raw = [sample for sample in samples if is_wanted(sample)]
+    seqs = series.columns["seq"]
+    assert series.rows == len(raw)
+    assert len(seqs) <= points
+    assert series.watermark == (raw[-1].seq if raw else 0)
+    edges = [0, *seqs]
+    for at, seq in enumerate(seqs):
+        bucket = [sample for sample in raw if edges[at] < sample.seq <= seq]
+        for name in ("rss_bytes", "minor_faults"):
+            blank = name == "minor_faults" and any(sample.kind is Kind.BATCH for sample in samples)
+            values = [
+                value
+                for sample in bucket
+                if (value := getattr(sample, name)) is not None and not (blank and sample.kind is Kind.TICK)
+            ]
+            assert envelope(series, name, at) == ((min(values), max(values)) if values else (None, None))
+    assert seqs == sorted(seqs)
+    assert not raw or seqs[-1] == raw[-1].seq
+
+
+def test_a_one_batch_peak_among_many_survives() -> None:
+    samples = [a_sample(seq, peak_bytes=10**9 if seq == 7_777 else 500) for seq in range(1, 20_001)]
+    series = read_back(samples, Range(by_batch=True), 100)
+    assert series.bucket > 1
+    assert max(series.metrics["peak_bytes"].max or []) == 10**9
+
+
+def test_a_burst_of_batches_in_a_long_idle_keeps_its_shape() -> None:
+    ticks = [a_sample(seq, Kind.TICK) for seq in range(1, 20_001)]
+    burst = [a_sample(seq) for seq in range(20_001, 20_301)]
+    series = read_back(ticks + burst, Range(by_batch=True), 150)
+    assert len(series.columns["seq"]) >= 75
+
+
+async def test_a_short_run_is_shown_whole(server: RunningServer) -> None:
+    await server.store_frames(a_stretch(1, 20))
+    series = server.get(f"/api/runs/{RUN}/series").json()
+    assert (series["bucket"], series["rows"], series["watermark"], series["x"]) == (1, 20, 20, "batch")
+    assert series["columns"]["batch"] == list(range(20))
+    assert series["columns"]["phase"] == ["train"] * 20
+    assert series["columns"]["time_ms"][0] == (WALL_NS + 10_000_000) / 1e6
+    assert set(series["metrics"]["rss_bytes"]) == {"last"}
+
+
+async def test_batches_are_shown_by_batch_and_all_samples_by_time(server: RunningServer) -> None:
+    ticks = [a_sample(seq, Kind.TICK) for seq in (2, 4)]
+    await server.store_frames(a_frame([a_sample(1), a_sample(3), *ticks]))
+    by_batch = server.get(f"/api/runs/{RUN}/series", x="batch").json()
+    by_time = server.get(f"/api/runs/{RUN}/series", x="time").json()
+    assert by_batch["columns"]["seq"] == [1, 3]
+    assert by_time["columns"]["seq"] == [1, 2, 3, 4]
+    assert by_time["metrics"]["minor_faults"]["last"] == [1, None, 3, None]
+
+
+async def test_without_any_batch_ticks_show_their_own_faults(server: RunningServer) -> None:
+    await server.store_frames(a_frame([a_sample(1, Kind.TICK), a_sample(2, Kind.TICK)]))
+    series = server.get(f"/api/runs/{RUN}/series", x="time").json()
+    assert series["metrics"]["minor_faults"]["last"] == [1, 2]
+
+
+async def test_a_range_is_inclusive(server: RunningServer) -> None:
+    await server.store_frames(a_stretch(1, 20))
+    by_batch = server.get(f"/api/runs/{RUN}/series", **{"from": 3, "to": 5}).json()
+    assert by_batch["columns"]["batch"] == [3, 4, 5]
+    edges = {"from": WALL_NS / 1e6 + 30, "to": WALL_NS / 1e6 + 50}
+    by_time = server.get(f"/api/runs/{RUN}/series", x="time", **edges).json()
+    assert by_time["columns"]["seq"] == [3, 4, 5]
+
+
+def test_gpu_readings_come_by_device_and_their_peak_survives() -> None:
+    ticks = [a_sample(seq, Kind.TICK) for seq in range(1, 501)]
+    gpus = [
+        GpuReading(seq, device, 10**9 if (seq, device) == (333, 1) else seq, 2 * 10**9, None, 50)
+        for seq in range(1, 501)
+        for device in (0, 1)
+    ]
+    with tempfile.TemporaryDirectory() as folder, closing(SqliteStore(Path(folder) / "x.db")) as store:
+        with store.write() as connection:
+            batch = Batch(store, connection, Known(), time.time_ns())
+            batch.add(batch.register(a_hello()), a_frame(ticks, gpus=gpus))
+            batch.write_standings()
+        key = source_key(store, RUN, None)
+        assert key is not None
+        for points, expected in ((1000, 500), (50, 50)):
+            first, second = read_series(store, RUN, key, Range(by_batch=False), points).gpus
+            assert (first.device, second.device, len(first.time_ms)) == (0, 1, expected)
+            assert max(first.used_bytes) == 500
+            assert max(second.used_bytes) == 10**9
+            assert set(first.process_bytes) == {None}
