@@ -227,3 +227,31 @@ print((end - mid) / (mid - start))
         home,
     )
     assert float(result.stdout) < 0.05
+
+
+@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="needs JAX")
+def test_on_jax_batch_ends_on_other_threads_are_all_there_and_in_their_places(home: Path) -> None:
+    result = fit(
+        """
+        import threading
+        threads = set()
+        monitor = MemoryMonitor(run_name="jax")
+        class Where(keras.callbacks.Callback):
+            async_safe = True
+            def on_train_batch_end(self, batch, logs=None):
+                threads.add(threading.current_thread() is threading.main_thread())
+        net = model()
+        net.fit(x, y, epochs=3, validation_data=(x, y), callbacks=[Where(), monitor], **quiet)
+        print(threads)
+        """,
+        home,
+        KERAS_BACKEND="jax",
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "{False}", "the hooks must have run asynchronously for this test to say anything"
+    rows = batches(recorded(home, "jax"))
+    assert sorted((row.epoch, row.phase, row.step) for row in rows) == [
+        (epoch, phase, step) for epoch in range(3) for phase in (Phase.TRAIN, Phase.VALIDATION) for step in range(5)
+    ]
+    assert sorted(row.batch or 0 for row in rows) == list(range(30))
+    assert all(row.duration_ns for row in rows)
