@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import os
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import typer
 
 from oomcast import console, settings
 from oomcast._version import __version__
+from oomcast.demo.scenarios import Scenario
 from oomcast.errors import OomcastError, SettingsError
 from oomcast.places import places, read_or_create_token
 
@@ -26,17 +26,6 @@ app = typer.Typer(
 )
 
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-
-
-class Scenario(str, enum.Enum):
-    """What `oomcast demo` can show; each is a real training that does this to its memory."""
-
-    HEALTHY = "healthy"
-    LEAK = "leak"
-    EPOCH_LEAK = "epoch-leak"
-    VALIDATION_SPIKE = "validation-spike"
-    CACHE_FILL = "cache-fill"
-    SWAP = "swap"
 
 
 def _version(wanted: bool) -> None:

@@ -64,7 +64,7 @@ def candidates(folder: Path) -> tuple[dict[str, Hooks], Callable[[], None]]:
 
     from oomcast import MemoryMonitor
 
-    class Empty(keras.callbacks.Callback):
+    class Empty(keras.callbacks.Callback):  # type: ignore[misc]  # keras ships no types
         def on_train_batch_begin(self, batch: int, logs: object = None) -> None: ...
 
         def on_train_batch_end(self, batch: int, logs: object = None) -> None: ...

@@ -62,7 +62,7 @@ def test_only_settings_reads_the_environment() -> None:
     assert readers == {"settings.py"}
 
 
-PURE = ("sample.py", "wire.py", "agent/assembler.py")
+PURE = ("sample.py", "wire.py", "agent/assembler.py", "agent/order.py")
 
 
 @pytest.mark.parametrize("name", PURE)

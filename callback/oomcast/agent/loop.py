@@ -15,6 +15,7 @@ import msgspec
 from oomcast._version import __version__
 from oomcast.agent.assembler import Assembler, Outside
 from oomcast.agent.journal import Journal, JournalFrame
+from oomcast.agent.order import Order
 from oomcast.agent.outbox import Outbox
 from oomcast.agent.sender import Sender
 from oomcast.agent.starter import start_server_if_none
@@ -24,7 +25,7 @@ from oomcast.places import places
 from oomcast.probes.gpu import GpuProbe
 from oomcast.probes.limits import LimitProbe
 from oomcast.probes.process import read_process
-from oomcast.ring import RingReader
+from oomcast.ring import Record, RingReader
 from oomcast.sample import Event, GpuReading, Sample
 from oomcast.wire import PROTOCOL, Frame, Hello, encode
 
@@ -62,6 +63,7 @@ class Agent:
         self._notes = open(folder / "notes", "rb")  # noqa: SIM115  as long as the agent
         self._gpu = GpuProbe()
         self._limits = LimitProbe(self._pid)
+        self._order = Order()
         self._assembler = Assembler()
         self._outside = Outside()
         self._next_tick_ns = 0
@@ -128,11 +130,14 @@ class Agent:
         gpus: list[GpuReading] = []
         if batch.lost:
             rows.append(self._assembler.gap(time.time_ns(), time.monotonic_ns(), batch.lost))
-        rows.extend(row for record in batch.records if (row := self._assembler.record(record, self._outside)))
+        rows.extend(self._assemble(self._order.take(batch.records, time.monotonic_ns())))
         rows.extend(self._read_notes())
         if tick:
             rows.extend(self._tick(gpus))
         self._post(rows, gpus)
+
+    def _assemble(self, records: list[Record]) -> list[Sample | Event]:
+        return [row for record in records if (row := self._assembler.record(record, self._outside))]
 
     def _look(self, *, anew: bool) -> None:
         process = read_process(self._pid)
@@ -166,7 +171,7 @@ class Agent:
         rows: list[Sample | Event] = []
         if batch.lost:
             rows.append(self._assembler.gap(time.time_ns(), time.monotonic_ns(), batch.lost))
-        rows.extend(row for record in batch.records if (row := self._assembler.record(record, self._outside)))
+        rows.extend(self._assemble(self._order.take(batch.records, time.monotonic_ns(), final=True)))
         rows.extend(self._read_notes())
         rows.append(self._assembler.end(time.time_ns(), time.monotonic_ns()))
         self._post(rows, [])
