@@ -31,6 +31,9 @@ __all__ = ["Context", "Hook", "Mark", "Recorder"]
 
 _CONTEXT = struct.Struct("<BBHiqq")  # mark, phase, steps per execution, epoch, serial, total
 _PEAKS_REARMED = 0x80  # a bit beside the phase: maxrss covers this record only
+_PAGE_KIB = (os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096) // 1024
+# The kernel sums up per-CPU counters for statm, and not for the mark: some dozen KiB lie between them.
+_SLACK_KIB = 256
 _BEGINS = 64  # begin times kept; on JAX and torch some batches are under way at once
 
 
@@ -169,10 +172,15 @@ class Recorder:
         monotonic_ns, time_ns = time.monotonic_ns, time.time_ns
         length, stride, start, used = STATM_BYTES, SLOT_BYTES, HEADER_BYTES, USED_BYTES
 
+        # What the last batch that moved memory left: its statm, its mark, and whether re-arming would change the mark.
+        last: tuple[bytes, int, bool] = (b"", -1, False)
+
         # `ring.append` written out: the call alone would be 3 % of the whole. Change both or neither.
         def end(step: int, logs: object = None) -> None:
+            nonlocal last
             try:
                 usage = getrusage(myself)
+                text = pread(statm, length, 0)
                 number = next_number()
                 body = pack(
                     number,
@@ -184,11 +192,16 @@ class Recorder:
                     usage[6],
                     usage[7],
                     packed,
-                    pread(statm, length, 0),
+                    text,
                 )
                 offset = (number - 1) % slots * stride + start
                 memory[offset : offset + used] = body + pack_crc(crc32(body))
-                write(clear_refs, b"5")
+                # In five of six batches of a steady training nothing has moved, and re-arming would be for nothing.
+                if text != last[0] or usage[2] != last[1]:
+                    write(clear_refs, b"5")
+                    last = (text, usage[2], _is_at_level(usage[2], text))
+                elif not last[2]:
+                    write(clear_refs, b"5")
             except Exception as error:
                 on_error(error)
 
@@ -236,6 +249,11 @@ class Recorder:
         for file in self._files:
             os.dup2(nowhere, file.fileno(), inheritable=False)
         os.close(nowhere)
+
+
+def _is_at_level(mark_kib: int, statm: bytes) -> bool:
+    """Whether the high-water mark is where RSS is: there was no peak, and re-arming would change nothing."""
+    return mark_kib - int(statm.split(None, 2)[1]) * _PAGE_KIB <= _SLACK_KIB
 
 
 def _every(end: Hook, every: int, steps_per_execution: int) -> Hook:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import mmap
 import random
 import shutil
 import statistics
@@ -17,18 +18,25 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
-Hooks = tuple[Callable[..., object], Callable[..., object]]
+
+class Hooks(NamedTuple):
+    """One candidate: its hooks, and what the training does between them."""
+
+    begin: Callable[..., object]
+    end: Callable[..., object]
+    train: Callable[[], object] = int
 
 
-def time_hooks(begin: Callable[..., object], end: Callable[..., object], calls: int, start: int) -> list[int]:
+def time_hooks(hooks: Hooks, calls: int, start: int) -> list[int]:
     """Nanoseconds of each begin and end together."""
-    clock, logs = time.perf_counter_ns, {"loss": 0.5}
+    (begin, end, train), clock, logs = hooks, time.perf_counter_ns, {"loss": 0.5}
     taken = []
     for step in range(start, start + calls):
+        train()
         before = clock()
         begin(step, logs)
         end(step, logs)
@@ -55,7 +63,20 @@ def psutil_by_hand() -> Hooks:
     def end(step: int, logs: object = None) -> None:
         kept.append((process.memory_info().rss, psutil.virtual_memory().percent, psutil.swap_memory().percent))
 
-    return (lambda step, logs=None: None), end
+    return Hooks(lambda step, logs=None: None, end)
+
+
+def moving_memory() -> Callable[[], None]:
+    """A training whose RSS is another one at every batch, which is what costs us most."""
+    area, shown = mmap.mmap(-1, 1 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), [0]
+
+    def move() -> None:
+        shown[0] = (shown[0] + 1) % 200
+        if shown[0] == 0:
+            area.madvise(mmap.MADV_DONTNEED)
+        area[shown[0] * 4096] = 1
+
+    return move
 
 
 def candidates(folder: Path) -> tuple[dict[str, Hooks], Callable[[], None]]:
@@ -78,10 +99,11 @@ def candidates(folder: Path) -> tuple[dict[str, Hooks], Callable[[], None]]:
         callback.on_train_begin()
         callback.on_epoch_begin(0)
     hooks = {
-        "an empty callback": (empty.on_train_batch_begin, empty.on_train_batch_end),
-        "oomcast MemoryMonitor": (ours.on_train_batch_begin, ours.on_train_batch_end),
+        "an empty callback": Hooks(empty.on_train_batch_begin, empty.on_train_batch_end),
+        "oomcast, steady memory": Hooks(ours.on_train_batch_begin, ours.on_train_batch_end),
+        "oomcast, RSS moves at each batch": Hooks(ours.on_train_batch_begin, ours.on_train_batch_end, moving_memory()),
         "psutil by hand": psutil_by_hand(),
-        "TensorBoard(update_freq=1)": (board.on_train_batch_begin, board.on_train_batch_end),
+        "TensorBoard(update_freq=1)": Hooks(board.on_train_batch_begin, board.on_train_batch_end),
     }
     return hooks, ours.on_train_end
 
@@ -99,7 +121,7 @@ def measure_hooks(calls: int) -> dict[str, dict[str, float]]:
             for name in names:
                 gc.collect()
                 # A first call after another's round finds cold caches; that is in the figures, as in a training.
-                taken[name] += time_hooks(*hooks[name], calls // rounds, number * calls // rounds)
+                taken[name] += time_hooks(hooks[name], calls // rounds, number * calls // rounds)
         finish()
         return {name: summarise(values) for name, values in taken.items()}
     finally:
@@ -148,9 +170,9 @@ def main() -> None:
         print(json.dumps({"hooks": hooks, "agent": agent}))
         return
     print(f"cost per batch, both hooks, {arguments.calls} calls each (Python {sys.version.split()[0]})")
-    print(f"{'':32}{'median':>10}{'mean':>10}{'p99':>10}")
+    print(f"{'':34}{'median':>10}{'mean':>10}{'p99':>10}")
     for name, row in hooks.items():
-        print(f"{name:32}{row['median_us']:8.2f}µs{row['mean_us']:8.2f}µs{row['p99_us']:8.2f}µs")
+        print(f"{name:34}{row['median_us']:8.2f}µs{row['mean_us']:8.2f}µs{row['p99_us']:8.2f}µs")
     print(
         f"\nagent at {agent['batches_per_s']:.0f} batches/s for {agent['seconds']:.0f} s: "
         f"{agent['cpu_percent_of_a_core']:.1f} % of a core, {agent['rss_mib']:.0f} MiB RSS"

@@ -56,6 +56,22 @@ with watch(run_name="peak") as run:
 
 
 @linux
+def test_a_peak_that_comes_in_every_batch_is_seen_until_it_stops(home: Path) -> None:
+    code = f"""{TOUCH}
+with watch(run_name="steady peaks") as run:
+    for batch in range(30):
+        if batch < 15:
+            touched(32 * MIB).close()
+        run.step(batch)
+"""
+    assert run_script(code, home, OOMCAST_MODE="offline").returncode == 0
+    rows = batches(recorded(home, "steady peaks"))
+    extra = [row.peak_bytes - row.rss_bytes for row in rows if row.peak_bytes and row.rss_bytes]
+    assert all(30 * MIB < size < 34 * MIB for size in extra[:15])
+    assert all(size < 2 * MIB for size in extra[15:])
+
+
+@linux
 def test_growth_is_seen_in_rss_to_the_page(home: Path) -> None:
     code = f"""{TOUCH}
 kept = []
