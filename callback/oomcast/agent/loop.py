@@ -192,15 +192,18 @@ class Agent:
             self._say(f"the journal can't be written ({self._outbox.disk_error}): free some space or set OOMCAST_HOME")
 
     async def _deliver(self) -> None:
+        if self._sender is None:
+            return
+        if self._outbox.pending and self._outbox.kept and self._sender.failures and not self._sender.connected:
+            # No server to wait for: the training may end now. It is tried some more without it.
+            self._say("the last samples are in the journal, not on the server: `oomcast sync` sends them", done=True)
         deadline = time.monotonic() + _DELIVERY_S
-        tries = self._sender.failures + 2 if self._sender else 0
-        while self._outbox.pending and self._sender and time.monotonic() < deadline:
+        tries = self._sender.failures + 2
+        while self._outbox.pending and time.monotonic() < deadline:
             # A server that doesn't answer now is not waited for, unless only this process's memory holds the rest.
             if self._sender.failures >= tries and self._outbox.kept:
                 break
             await asyncio.sleep(0.02)
-        if self._outbox.pending and self._handover.mode == "online":
-            self._say("the last samples are in the journal, not on the server: `oomcast sync` sends them")
 
     def _say(self, text: str | None, *, done: bool = False) -> None:
         # The session may be gone, or its thread stuck behind a full terminal: then this is not heard.
