@@ -174,18 +174,19 @@ def test_no_session_folder_is_left_behind(home: Path) -> None:
 
 def test_a_killed_agent_is_told_once_and_the_loop_goes_on(home: Path) -> None:
     code = """
-    import os, signal, time
+    import os, signal
     from oomcast import watch
     with watch(run_name="orphan") as run:
         run.step()
-        os.kill(run._session.agent_pid, signal.SIGKILL)
-        run._session._sidecar._done.wait(10)
+        session = run._session
+        os.kill(session.agent_pid, signal.SIGKILL)
+        session._sidecar._done.wait(10)
         for _ in range(20_000):
             run.step()
-    print("went on")
+    print("went on, and left", os.path.exists(session._folder))
     """
     result = offline(code, home)
-    assert result.stdout == "went on\n"
+    assert result.stdout == "went on, and left False\n"
     assert result.stderr.count("the agent ended before the training did") == 1
 
 

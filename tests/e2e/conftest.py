@@ -124,7 +124,8 @@ class Training:
         self._err.close()
 
 
-@pytest.fixture(scope="session")
+# By the module: its event loop would be in the way of the asynchronous tests that follow in this process.
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
     from tools.browser import find
 

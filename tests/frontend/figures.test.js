@@ -30,7 +30,7 @@ test("only SVG lines are drawn: WebGL needs eval, which the page forbids", () =>
 
 test("the limit is drawn to scale when the memory comes near it, and named", () => {
   const figure = FIGURES.memory(given(memoryOf(3 * GIB, 4 * GIB)));
-  assert.equal(figure.limit.text, "cgroup /a · 4.0 GiB");
+  assert.equal(figure.limit.text, "cgroup a · 4.0 GiB");
   assert.ok(figure.limit.at > 0 && figure.limit.at < 0.2 && !figure.limit.above);
   assert.ok(figure.layout.yaxis.range[1] > 4 * GIB);
 });
@@ -84,9 +84,9 @@ test("an area is one closed outline for each stretch without a hole", () => {
   assert.deepEqual(y, [5, 6, 0, 0, null, 8, 0]);
 });
 
-test("durations are per batch, however many a sample covers", () => {
+test("durations are of one batch already, however many a sample covers", () => {
   const figure = FIGURES.duration(given({ duration_ns: () => 900, steps: () => 3 }));
-  assert.deepEqual(new Set(byColour(figure, "time").y), new Set([300]));
+  assert.deepEqual(new Set(byColour(figure, "time").y), new Set([900]));
 });
 
 test("ticks have no batch duration and are no holes in it", () => {
@@ -176,4 +176,11 @@ test("the window of a live view follows the newest sample", () => {
   const series = fromAnswer(answer(0, 2000));
   assert.deepEqual(drawnRange(series, { ...VIEW, window: "15m" }), [1999 - 900, 1999]);
   assert.deepEqual(drawnRange({ ...series, x: "time" }, { ...VIEW, x: "time" }), [START_MS, START_MS + 1_999_000]);
+});
+
+test("a limit that was lowered is drawn where it is now", () => {
+  const lowered = { ...memoryOf(500 * MIB), limit_bytes: (seq) => (seq < 3 ? 2 * GIB : 750 * MIB) };
+  const figure = FIGURES.memory(given(lowered));
+  assert.equal(figure.limit.text, "cgroup a · 750 MiB");
+  assert.ok(figure.layout.yaxis.range[1] < GIB);
 });

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { formatAgo, formatBytes, formatCount, formatDuration, formatOrdinal, formatSpan } from "../../frontend/oomcast_frontend/static/scripts/format.js";
+import { formatAgo, formatBytes, formatCount, formatDuration, formatOrdinal, formatSpan, shortLimit } from "../../frontend/oomcast_frontend/static/scripts/format.js";
 import { batchTicks, byteTicks, countTicks, durationTicks, timeTicks } from "../../frontend/oomcast_frontend/static/scripts/ticks.js";
 import { GIB, MIB } from "./made.js";
 
@@ -71,4 +71,10 @@ test("time ticks stand at whole minutes of the reader's clock", () => {
   const noon = Date.parse("2026-01-01T12:00:10Z");
   assert.deepEqual(timeTicks(noon, noon + 200_000, 4, "UTC").texts, ["12:01", "12:02", "12:03"]);
   assert.deepEqual(timeTicks(noon, noon + 200_000, 4, "Asia/Kolkata").texts, ["17:31", "17:32", "17:33"]);
+});
+
+test("a cgroup's limit is named by the last part of its path", () => {
+  assert.equal(shortLimit("cgroup /kubepods/pod7/trainer"), "cgroup trainer");
+  assert.equal(shortLimit("cgroup /"), "cgroup /");
+  assert.equal(shortLimit("host memory"), "host memory");
 });

@@ -3,9 +3,9 @@
  * here touches the DOM or Plotly. Colours come as a palette, sizes in pixels; y grows upwards from `bottom`.
  */
 
-import { formatBytes } from "./format.js";
+import { formatBytes, shortLimit } from "./format.js";
 import { fraction } from "./marks.js";
-import { band, batchRows, drawn, highest, line, lowest, merge, newest, nothing, perStep, picked, pickedX, unbroken, visible } from "./parts.js";
+import { band, batchRows, drawn, highest, latest, line, lowest, merge, newest, nothing, picked, pickedX, unbroken, visible } from "./parts.js";
 import { xs } from "./series.js";
 import { STRINGS } from "./strings.js";
 import { byteTicks, countTicks, durationTicks } from "./ticks.js";
@@ -35,7 +35,7 @@ export function memory(given) {
   const rows = visible(xs(series), range);
   const own = highest([rss.max, peak.max], rows);
   const all = highest([rss.max, peak.max, charged.last], rows);
-  const bound = highest([limit.last], rows);
+  const bound = latest(limit.last, rows);
   const scaled = bound !== null && !given.zoomed && (all ?? 0) >= LIMIT_IN_VIEW * bound;
   // Far from the limit, what others use of it is left out where it would press this process's own line flat.
   const together = scaled || (all ?? 0) <= 2 * (own ?? 0);
@@ -46,12 +46,12 @@ export function memory(given) {
   const top = merge(peak.max, rss.max);
   const traces = [
     band(x, picked(rss.min, order), picked(top, order), palette["peak"], 0.55),
-    ...(together ? [line(x, picked(charged.last, order), palette["ink-3"], { width: 1.2, dash: "2px 3px" })] : []),
+    ...(together ? [line(x, picked(charged.last, order), palette["ink-3"], chargedStyle(given))] : []),
     line(x, picked(rss.last, order), palette["rss"], { width: 2 }),
     line(x, picked(limit.last, order), palette["limit"], { width: 1, dash: "6px 5px", shape: "hv" }),
   ];
   const figure = drawn(given, traces, [y], x);
-  const name = given.limitKind ?? STRINGS.chart.aLimit;
+  const name = given.limitKind === null ? STRINGS.chart.aLimit : shortLimit(given.limitKind);
   const inside = bound !== null && bound >= y.from && bound <= y.to;
   return {
     ...figure,
@@ -61,6 +61,16 @@ export function memory(given) {
     },
     dot: newest(given, xs(series), rss.last, y),
   };
+}
+
+/**
+ * Under a limit of its own (a container's, say), what is charged is this training's, and what counts; under the host's
+ * it is everybody's.
+ *
+ * @param {Given} given
+ */
+function chargedStyle({ limitKind }) {
+  return limitKind === null || limitKind.startsWith("host") ? { width: 1.2, dash: "2px 3px" } : { width: 1.8 };
 }
 
 /**
@@ -89,7 +99,7 @@ export function duration(given) {
   const { series, palette } = given;
   const metric = series.metrics.duration_ns;
   const order = batchRows(given, metric);
-  const per = (/** @type {Column} */ column) => picked(column.map((value, row) => perStep(value, series.columns.steps[row])), order);
+  const per = (/** @type {Column} */ column) => picked(column, order);
   const x = pickedX(xs(series), order);
   const [last, min, max] = [per(metric.last), per(metric.min), per(metric.max)];
   const to = Math.max((highest([max], visible(x, given.range)) ?? 0) * 1.12, 1000);

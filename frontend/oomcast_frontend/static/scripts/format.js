@@ -118,3 +118,14 @@ export function formatClock(ms, zone) {
     hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23", timeZone: zone,
   }).format(ms);
 }
+
+/**
+ * The name of a limit, short enough for a chart: of a cgroup's path, its last part.
+ *
+ * @param {string} kind "cgroup /a/b", "host memory"
+ */
+export function shortLimit(kind) {
+  const [, path] = kind.match(/^cgroup (\/.*)$/) ?? [];
+  const last = path?.split("/").at(-1);
+  return path === undefined ? kind : `cgroup ${last === "" ? "/" : last}`;
+}

@@ -1,7 +1,7 @@
 /** `.gauge`: how full the binding limit is. */
 
 import { h, setAttribute, setText } from "./dom.js";
-import { formatBytes } from "./format.js";
+import { formatBytes, shortLimit } from "./format.js";
 import { hasLittleFree } from "./sentence.js";
 import { STRINGS } from "./strings.js";
 
@@ -25,17 +25,20 @@ export function mountGauge(root) {
       // What is shared with others is in the RSS too, and may be charged to them: never draw more than is charged.
       const mine = Math.min(rss ?? charged, charged);
       setText(used, T.of(formatBytes(charged), formatBytes(limit)));
-      setText(kind, run.limit_kind ? T.binds(run.limit_kind) : "");
+      setText(kind, run.limit_kind ? T.binds(shortLimit(run.limit_kind)) : "");
+      kind.title = run.limit_kind ?? "";
       setText(free, limit < charged ? T.over(formatBytes(charged - limit)) : T.free(formatBytes(limit - charged)));
       setAttribute(root, "data-little", hasLittleFree(run) ? "" : null);
       own.style.width = percent(mine, limit);
       other.style.width = percent(charged - mine, limit);
-      peak.hidden = highest === null || highest > limit;
+      // A peak of RSS has its place on this bar only where all of RSS is charged here.
+      const comparable = (rss ?? 0) <= charged;
+      peak.hidden = highest === null || highest > limit || !comparable;
       peak.style.left = percent(highest ?? 0, limit);
       setAttribute(bar, "aria-valuemax", String(limit));
       setAttribute(bar, "aria-valuenow", String(charged));
       setAttribute(bar, "aria-valuetext", `${used.textContent}, ${free.textContent}`);
-      setText(keys[0], T.process(formatBytes(rss)));
+      setText(keys[0], comparable ? T.process(formatBytes(rss)) : T.processPart(formatBytes(mine), formatBytes(rss)));
       setText(keys[1], T.other(formatBytes(charged - mine)));
       setText(keys[2], T.peak(formatBytes(highest)));
       keys[1].hidden = charged - mine < limit / 200;

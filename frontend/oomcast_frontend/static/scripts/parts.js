@@ -225,14 +225,6 @@ export function merge(first, second) {
 }
 
 /**
- * @param {number | null} value of a sample
- * @param {number | null} steps that the sample covers
- */
-export function perStep(value, steps) {
-  return value === null ? null : value / Math.max(1, steps ?? 1);
-}
-
-/**
  * @param {Column} x
  * @param {Range} range
  * @returns {Range} the first and the last row inside
@@ -260,6 +252,19 @@ export function highest(columns, [from, to]) {
     }
   }
   return best;
+}
+
+/**
+ * @param {Column} column
+ * @param {Range} rows
+ * @returns {number | null} the newest value there is
+ */
+export function latest(column, [from, to]) {
+  for (let row = Math.min(to, column.length - 1); row >= from; row -= 1) {
+    const value = column[row];
+    if (value !== null && value !== undefined) return value;
+  }
+  return null;
 }
 
 /**

@@ -2,7 +2,6 @@
 
 import { gpuColour, gpuX } from "./figures.js";
 import { formatBytes, formatClock, formatCount, formatDuration, formatOrdinal } from "./format.js";
-import { perStep } from "./parts.js";
 import { nearest, xs } from "./series.js";
 import { STRINGS } from "./strings.js";
 
@@ -63,11 +62,10 @@ function memory({ metrics }, row) {
  */
 function duration(series, row) {
   const near = nearestKnown(series, "duration_ns", row);
-  const steps = series.columns.steps[near] ?? 1;
   const { last, max } = series.metrics["duration_ns"];
-  const slowest = perStep(max[near] ?? null, steps);
+  const slowest = max[near] ?? null;
   return [
-    { label: STRINGS.readout.duration, value: formatDuration(perStep(last[near] ?? null, steps)), colour: "time" },
+    { label: STRINGS.readout.duration, value: formatDuration(last[near] ?? null), colour: "time" },
     ...(series.bucket > 1 ? [{ label: STRINGS.readout.slowest, value: formatDuration(slowest) }] : []),
   ];
 }

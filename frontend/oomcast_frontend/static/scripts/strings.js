@@ -93,6 +93,7 @@ export const STRINGS = {
     over: (/** @type {string} */ over) => `${over} over`,
     none: "No limit known: nothing but the machine bounds this process.",
     process: (/** @type {string} */ bytes) => `this process ${bytes}`,
+    processPart: (/** @type {string} */ charged, /** @type {string} */ rss) => `this process ${charged} (RSS ${rss}; shared files are not all charged here)`,
     other: (/** @type {string} */ bytes) => `others and caches under the same limit ${bytes}`,
     peak: (/** @type {string} */ bytes) => `largest peak ${bytes}`,
     label: "Headroom",
