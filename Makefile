@@ -38,7 +38,7 @@ lint: $(VENV)/.lint  ## Check style, format and types
 wheel: $(VENV)/.base  ## Build the wheel into dist/ and try it where there is no source tree
 	@exec $(BIN)/python tools/check_wheel.py
 
-bench: $(VENV)/.test  ## Measure what the callback costs per batch
+bench: $(VENV)/.bench  ## Measure what the callback costs per batch
 	@exec $(BIN)/python tests/benchmark/bench_callback.py $(ARGS)
 
 clean:  ## Remove what was made here
@@ -59,7 +59,12 @@ $(VENV)/.demo: $(VENV)/.base pyproject.toml
 
 $(VENV)/.test: $(VENV)/.demo pyproject.toml
 	@echo "installing what the tests need"
-	@$(PIP) --group test -e '.[server,tensorflow]'
+	@$(PIP) --group test --group backends -e '.[server,tensorflow]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.test pyproject.toml
+	@echo "installing what is compared with"
+	@$(PIP) --group bench
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.test pyproject.toml

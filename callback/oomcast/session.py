@@ -128,6 +128,8 @@ class Session:
             with contextlib.suppress(Exception):
                 self._sidecar.let_go(_FAREWELL_S)
             self._release()
+            if self._sidecar.died:
+                _remove(self._folder)  # as it would have done itself
 
     def _release(self) -> None:
         with contextlib.suppress(Exception):

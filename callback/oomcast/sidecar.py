@@ -39,6 +39,7 @@ class Sidecar:
         """
         self._on_text = on_text
         self._done = threading.Event()
+        self.died = False  # without having said that it was done
         watched, self._lifeline = os.pipe()
         self._downlink, uplink = os.pipe()
         try:
@@ -65,6 +66,7 @@ class Sidecar:
                 for line in whole:
                     self._take(line)
         if not self._done.is_set():
+            self.died = True
             self._done.set()
             self._on_text(
                 "the agent ended before the training did: no more samples are taken (was it killed? what it had "
