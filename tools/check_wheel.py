@@ -26,6 +26,16 @@ assert not {{"keras", "tensorflow"}} & set(sys.modules)
 import oomcast_server.app
 """
 
+# Run by the plain install: no server, so one line says how to get it, and the run is recorded for later.
+_PLAIN = """
+import pathlib, sys
+from oomcast import watch
+with watch(run_name="plain") as run:
+    run.step()
+print("recorded", len(list(pathlib.Path({home!r}).glob("state/journals/*/*.frames"))))
+"""
+_PLAIN_SAYS = ("pip install 'oomcast[server]'", "recorded 1")
+
 
 def build(folder: Path) -> Path:
     """Build the wheel into `folder`; its path.
@@ -78,18 +88,25 @@ def _check(wheel: Path, folder: Path) -> None:
     # Without the tree's paths, which would hide what the wheel lacks.
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "OOMCAST"))}
     environment["OOMCAST_HOME"] = str(folder / "home")
-    for command in (
-        [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", f"{wheel}[server]"],
-        [str(python), "-m", "pip", "check", "--disable-pip-version-check"],
-        [str(python.parent / "oomcast"), "--version"],
-        [str(python), "-m", "oomcast_server", "--help"],
-        [str(python), "-c", _IMPORTS.format(packages=PACKAGES)],
-    ):
+
+    def run(*command: str) -> str:
         done = subprocess.run(
             command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
         )
         if done.returncode != 0:
             raise SystemExit(f"{' '.join(command[:4])}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
+        return done.stdout + done.stderr
+
+    pip = [str(python), "-m", "pip", "--disable-pip-version-check"]
+    run(*pip, "install", "--quiet", str(wheel))
+    said = run(str(python), "-c", _PLAIN.format(home=environment["OOMCAST_HOME"]))
+    if missing_words := [words for words in _PLAIN_SAYS if words not in said]:
+        raise SystemExit(f"a training with the plain install did not say {missing_words}, but:\n{said}")
+    run(*pip, "install", "--quiet", f"{wheel}[server]")
+    run(*pip, "check")
+    run(str(python.parent / "oomcast"), "--version")
+    run(str(python), "-m", "oomcast_server", "--help")
+    run(str(python), "-c", _IMPORTS.format(packages=PACKAGES))
     print(f"{wheel.name}: {len(names)} files, {wheel.stat().st_size // 1024} KiB; installs, imports and runs by itself")
 
 

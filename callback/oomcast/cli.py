@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from oomcast import console, settings
+from oomcast import console, local_server, settings
 from oomcast._version import __version__
 from oomcast.demo.scenarios import Scenario
 from oomcast.errors import OomcastError, SettingsError
@@ -57,7 +57,7 @@ def stop(context: typer.Context) -> None:
 
 def _server_command(name: str, arguments: list[str]) -> NoReturn:
     # A program of its own: the callback side never imports the server.
-    if not console.server_installed():
+    if not local_server.is_installed():
         _fail("the server is not installed: `pip install 'oomcast[server]'` brings it")
     command = [sys.executable, "-m", "oomcast_server", name, *arguments]
     if os.name == "posix":

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import getpass
-import importlib.util
 import socket
 import sys
 import urllib.parse
 
+from oomcast import local_server
 from oomcast import settings as settings_module
 from oomcast.places import places, read_token
 from oomcast.settings import DEFAULT_SERVER, Settings
@@ -28,11 +28,16 @@ def say_start(run: RunInfo, settings: Settings) -> None:
     if settings.mode == "offline":
         say(f"recording {run.name} offline; `oomcast sync` sends it to a server later")
         return
-    if settings.server == DEFAULT_SERVER and settings.autostart and not server_installed():
+    if (
+        settings.server == DEFAULT_SERVER
+        and not local_server.is_installed()
+        and not local_server.listens(DEFAULT_SERVER)
+    ):
         say(
-            "no dashboard on this machine: `pip install 'oomcast[server]'` brings it; until then, unless a server "
-            "listens there, this run is recorded offline and `oomcast sync` sends it later"
+            f"recording {run.name} offline, since this machine has no dashboard: `pip install 'oomcast[server]'` "
+            "brings it, OOMCAST_SERVER names one elsewhere; `oomcast sync` sends the run later"
         )
+        return
     token = settings.token or read_token(places(settings.home).config)
     say(f"watching {run.name} at {link(settings.server, token, run.id)}")
     if line := ssh_line(settings.server):
@@ -46,11 +51,6 @@ def link(server: str, token: str | None, run_id: str | None = None) -> str:
         return server + page
     query = {"token": token} | ({"run": run_id} if run_id else {})
     return f"{server}/login?{urllib.parse.urlencode(query)}"
-
-
-def server_installed() -> bool:
-    """Whether `oomcast[server]` is there, without importing any of it."""
-    return all(importlib.util.find_spec(name) for name in ("oomcast_server", "fastapi", "uvicorn", "sqlalchemy"))
 
 
 def ssh_line(server: str) -> str | None:

@@ -172,8 +172,9 @@ class Recorder:
         monotonic_ns, time_ns = time.monotonic_ns, time.time_ns
         length, stride, start, used = STATM_BYTES, SLOT_BYTES, HEADER_BYTES, USED_BYTES
 
-        # What the last batch that moved memory left: its statm, its mark, and whether re-arming would change the mark.
-        last: tuple[bytes, int, bool] = (b"", -1, False)
+        # What the last batch that moved memory left: its statm, its mark, and whether re-arming leaves the mark alone
+        # (None: not asked yet, since most that move once move again).
+        last: tuple[bytes, int, bool | None] = (b"", -1, None)
 
         # `ring.append` written out: the call alone would be 3 % of the whole. Change both or neither.
         def end(step: int, logs: object = None) -> None:
@@ -199,9 +200,11 @@ class Recorder:
                 # In five of six batches of a steady training nothing has moved, and re-arming would be for nothing.
                 if text != last[0] or usage[2] != last[1]:
                     write(clear_refs, b"5")
-                    last = (text, usage[2], _is_at_level(usage[2], text))
+                    last = (text, usage[2], None)
                 elif not last[2]:
                     write(clear_refs, b"5")
+                    if last[2] is None:
+                        last = (text, usage[2], _is_at_level(usage[2], text))
             except Exception as error:
                 on_error(error)
 

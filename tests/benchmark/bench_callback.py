@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import argparse
 import gc
+import importlib.util
 import json
 import mmap
+import os
 import random
 import shutil
 import statistics
@@ -92,8 +94,11 @@ def candidates(folder: Path) -> tuple[dict[str, Hooks], Callable[[], None]]:
 
     model = keras.Sequential([keras.layers.Input((8,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
-    ours, board, empty = MemoryMonitor(mode="offline"), keras.callbacks.TensorBoard(folder, update_freq=1), Empty()
-    for callback in (ours, board, empty):
+    ours, empty = MemoryMonitor(mode="offline"), Empty()
+    peers = {}
+    if importlib.util.find_spec("tensorboard"):
+        peers["TensorBoard(update_freq=1)"] = keras.callbacks.TensorBoard(folder, update_freq=1)
+    for callback in (ours, empty, *peers.values()):
         callback.set_model(model)
         callback.set_params({"epochs": 1, "steps": None, "verbose": 0})
         callback.on_train_begin()
@@ -103,8 +108,9 @@ def candidates(folder: Path) -> tuple[dict[str, Hooks], Callable[[], None]]:
         "oomcast, steady memory": Hooks(ours.on_train_batch_begin, ours.on_train_batch_end),
         "oomcast, RSS moves at each batch": Hooks(ours.on_train_batch_begin, ours.on_train_batch_end, moving_memory()),
         "psutil by hand": psutil_by_hand(),
-        "TensorBoard(update_freq=1)": Hooks(board.on_train_batch_begin, board.on_train_batch_end),
     }
+    for name, peer in peers.items():
+        hooks[name] = Hooks(peer.on_train_batch_begin, peer.on_train_batch_end)
     return hooks, ours.on_train_end
 
 
@@ -164,8 +170,10 @@ def main() -> None:
     parser.add_argument("--server", help="send to this server instead of the journal alone")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    hooks = measure_hooks(arguments.calls)
-    agent = measure_agent(arguments.seconds, arguments.rate, arguments.server)
+    with tempfile.TemporaryDirectory() as home:
+        os.environ.setdefault("OOMCAST_HOME", home)  # what is recorded here is nobody's run
+        hooks = measure_hooks(arguments.calls)
+        agent = measure_agent(arguments.seconds, arguments.rate, arguments.server)
     if arguments.json:
         print(json.dumps({"hooks": hooks, "agent": agent}))
         return

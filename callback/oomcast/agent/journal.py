@@ -166,13 +166,14 @@ class Journal:
         self._segments.append(_Segment(path))
 
     def acknowledge(self, seq: int) -> None:
-        """The server has everything up to `seq`: segments that hold no more than that are deleted."""
+        """The server has everything up to `seq`: segments that hold no more than that are deleted.
+
+        Not the one being written, or a server that keeps up would cost a new file for each frame.
+        """
         self.acknowledged = max(self.acknowledged, seq)
-        while self._segments and 0 < self._segments[0].last_seq <= self.acknowledged:
-            done = self._segments.pop(0)
-            if not self._segments:
-                self._close_file()
-            done.path.unlink(missing_ok=True)
+        written = 0 if self._file is None else 1
+        while len(self._segments) > written and 0 < self._segments[0].last_seq <= self.acknowledged:
+            self._segments.pop(0).path.unlink(missing_ok=True)
 
     def next_after(self, seq: int) -> JournalFrame | None:
         """The first frame that holds anything after `seq`; None if there is none yet.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+from collections.abc import Iterable
 
 from oomcast.agent.journal import Journal, JournalFrame
 from oomcast.errors import JournalError
@@ -14,6 +15,7 @@ __all__ = ["Outbox"]
 
 # What a full disk may cost in memory: some 40 minutes of 100 batches/s. Beyond it the oldest frames are dropped.
 _MEMORY_BYTES = 8 << 20
+_RECENT_FRAMES = 32
 
 
 class Outbox:
@@ -30,6 +32,8 @@ class Outbox:
         self._memory: collections.deque[JournalFrame] = collections.deque()
         self._memory_used = 0
         self._memory_bytes = memory_bytes
+        # The newest of the journal's frames, so that a server that keeps up costs no reading back.
+        self._recent: collections.deque[JournalFrame] = collections.deque(maxlen=_RECENT_FRAMES)
         self.acknowledged = 0
         self.last_seq = journal.last_seq if journal else 0
         self.disk_error: str | None = None
@@ -61,7 +65,9 @@ class Outbox:
         try:
             while self._memory:
                 self.journal.append(self._memory[0])
-                self._memory_used -= len(self._memory.popleft().payload)
+                frame = self._memory.popleft()
+                self._memory_used -= len(frame.payload)
+                self._recent.append(frame)
         except (OSError, JournalError) as error:
             self.disk_error = f"{self.journal.folder}: {getattr(error, 'strerror', None) or error}"
         else:
@@ -73,15 +79,21 @@ class Outbox:
         self.last_seq = max(self.last_seq, seq)
         if self.journal:
             self.journal.acknowledge(seq)
+        while self._recent and self._recent[0].last_seq <= self.acknowledged:
+            self._recent.popleft()
         while self._memory and self._memory[0].last_seq <= self.acknowledged:
             self._memory_used -= len(self._memory.popleft().payload)
         self._news.set()
 
     def next_after(self, seq: int) -> JournalFrame | None:
         """The next frame to send when the server has `seq`: what was lost between is made good by a gap frame."""
-        frame = self.journal.next_after(seq) if self.journal else None
+        frame = None
+        if self._recent and self._recent[0].first_seq <= seq + 1:
+            frame = _first_after(self._recent, seq)
+        elif self.journal:
+            frame = self.journal.next_after(seq)
         if frame is None:
-            frame = next((kept for kept in self._memory if kept.last_seq > seq), None)
+            frame = _first_after(self._memory, seq)
         if frame is not None and frame.first_seq > seq + 1:
             return _gap(seq + 1, frame.first_seq - 1)
         return frame
@@ -95,6 +107,10 @@ class Outbox:
         """Close the journal; what the server has is deleted, the rest stays for the next agent."""
         if self.journal:
             self.journal.close()
+
+
+def _first_after(frames: Iterable[JournalFrame], seq: int) -> JournalFrame | None:
+    return next((frame for frame in frames if frame.last_seq > seq), None)
 
 
 def _gap(first: int, last: int) -> JournalFrame:

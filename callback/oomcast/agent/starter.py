@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
 import subprocess
 import sys
-import urllib.parse
 from pathlib import Path
 
-from oomcast.console import server_installed
+from oomcast import local_server
 from oomcast.places import make_private
 from oomcast.settings import DEFAULT_SERVER
 
@@ -26,7 +23,7 @@ def start_server_if_none(server: str, state: Path) -> bool:
     Returns:
         Whether one was started.
     """
-    if server != DEFAULT_SERVER or _listens(server) or not server_installed():
+    if server != DEFAULT_SERVER or local_server.listens(server) or not local_server.is_installed():
         return False
     with open(make_private(state) / "server.log", "ab") as log:
         subprocess.Popen(
@@ -38,10 +35,3 @@ def start_server_if_none(server: str, state: Path) -> bool:
             start_new_session=True,
         )
     return True
-
-
-def _listens(server: str) -> bool:
-    parts = urllib.parse.urlsplit(server)
-    with contextlib.suppress(OSError), socket.create_connection((parts.hostname or "", parts.port or 80), timeout=1):
-        return True
-    return False

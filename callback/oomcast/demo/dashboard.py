@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from oomcast import console
+from oomcast import console, local_server
 from oomcast.demo.scenarios import DemoError
 from oomcast.places import make_private, places, read_or_create_token
 from oomcast.settings import LOOPBACK, Settings, inherited_environment
@@ -135,7 +135,7 @@ def _start(settings: Settings, token: str, log: Path) -> subprocess.Popen[bytes]
     parts = urllib.parse.urlsplit(address)
     if parts.hostname not in LOOPBACK or parts.scheme != "http":
         raise DemoError(f"nothing answers at {address}, and a server can only be started on this machine: start it")
-    if not console.server_installed():
+    if not local_server.is_installed():
         raise DemoError("the server is not installed: `pip install 'oomcast[tensorflow,server]'` brings it")
     command = [sys.executable, "-m", "oomcast_server", "serve", "--host", parts.hostname, "--port"]
     ours = {"OOMCAST_TOKEN": token} | ({"OOMCAST_HOME": settings.home} if settings.home else {})
