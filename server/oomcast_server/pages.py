@@ -16,6 +16,12 @@ __all__ = ["make_router"]
 _FOREVER = "public, max-age=31536000, immutable"
 _RUN_ID = re.compile(r"[a-z0-9]{8,40}")
 _GET = ["GET", "HEAD"]
+_REMEMBER_S = 30 * 24 * 3600
+# An icon of its own: else the browser asks for /favicon.ico, and logs that there is none.
+_LOGGED_IN = (
+    '<!doctype html><html lang="en"><meta charset="utf-8"><title>oomcast</title><link rel="icon" href="data:,">'
+    '<meta http-equiv="refresh" content="0;url={target}"><a href="{target}">Go on to the dashboard</a>'
+)
 
 
 def make_router(assets: Assets, secret: Secret) -> APIRouter:
@@ -40,9 +46,8 @@ def make_router(assets: Assets, secret: Secret) -> APIRouter:
             return unauthorized(request.headers.get("accept", ""))
         # A redirect would be followed without the Strict cookie where the link was clicked on another site.
         target = f"/runs/{run}" if _RUN_ID.fullmatch(run) else "/"
-        page = f'<!doctype html><title>oomcast</title><meta http-equiv="refresh" content="0;url={target}">'
-        response = HTMLResponse(page)
-        response.set_cookie(COOKIE, secret.session, httponly=True, samesite="strict", path="/")
+        response = HTMLResponse(_LOGGED_IN.format(target=target))
+        response.set_cookie(COOKIE, secret.session, max_age=_REMEMBER_S, httponly=True, samesite="strict", path="/")
         return response
 
     return router

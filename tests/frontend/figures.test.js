@@ -184,3 +184,9 @@ test("a limit that was lowered is drawn where it is now", () => {
   assert.equal(figure.limit.text, "cgroup a · 750 MiB");
   assert.ok(figure.layout.yaxis.range[1] < GIB);
 });
+
+test("the limit's name makes way for a line that crosses it at the left", () => {
+  const crossing = { ...memoryOf(800 * MIB, 768 * MIB), working_set_bytes: () => 500 * MIB };
+  assert.ok(FIGURES.memory(given(crossing)).limit.right);
+  assert.ok(!FIGURES.memory(given(memoryOf(500 * MIB, 768 * MIB))).limit.right);
+});

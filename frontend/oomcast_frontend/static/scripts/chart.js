@@ -138,6 +138,7 @@ export function mountChart(name, env) {
       setText(limit, figure.limit.text);
       limit.style.top = `${figure.limit.at * 100}%`;
       setAttribute(limit, "data-above", figure.limit.above ? "" : null);
+      setAttribute(limit, "data-right", figure.limit.right ? "" : null);
     }
     dot.hidden = !live || figure.dot === null;
     if (figure.dot) {

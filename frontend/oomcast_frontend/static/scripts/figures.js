@@ -56,11 +56,24 @@ export function memory(given) {
   return {
     ...figure,
     limit: bound === null ? null : {
-      at: inside ? 1 - fraction(bound, [y.from, y.to]) : 0, above: !inside,
+      at: inside ? 1 - fraction(bound, [y.from, y.to]) : 0, above: !inside, right: crossesAtLeft(top, rows, bound, y),
       text: (inside ? STRINGS.chart.limit : STRINGS.chart.limitAbove)(name, formatBytes(bound)),
     },
     dot: newest(given, xs(series), rss.last, y),
   };
+}
+
+/**
+ * Whether the line runs through the place where the limit's name stands by default: above the limit, at the left.
+ *
+ * @param {Column} column
+ * @param {Range} rows
+ * @param {number} bound
+ * @param {YAxis} y
+ */
+function crossesAtLeft(column, [from, to], bound, y) {
+  const third = column.slice(from, from + Math.ceil((to - from) / 3) + 1);
+  return third.some((value) => value !== null && value >= bound && value < bound + 0.12 * (y.to - y.from));
 }
 
 /**

@@ -42,7 +42,7 @@ export function mountGauge(root) {
       setText(keys[1], T.other(formatBytes(charged - mine)));
       setText(keys[2], T.peak(formatBytes(highest)));
       keys[1].hidden = charged - mine < limit / 200;
-      keys[2].hidden = highest === null;
+      keys[2].hidden = highest === null || !comparable;
     },
   };
 }

@@ -31,7 +31,7 @@ import { batchTicks, timeTicks } from "./ticks.js";
  * @property {object} layout
  * @property {Column} x of the points under the crosshair
  * @property {string | null} empty what to say instead, where there is nothing to draw
- * @property {{at: number, text: string, above: boolean} | null} limit at: 0 (top of the plot) to 1
+ * @property {{at: number, text: string, above: boolean, right: boolean} | null} limit at: 0 (top of the plot) to 1
  * @property {{x: number, y: number} | null} dot the newest value
  *
  * @typedef {{from: number, to: number, ticks: Ticks, domain?: Range}} YAxis
