@@ -33,7 +33,8 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
-_LOGIN_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>oomcast</title><link rel="icon" href="data:,">
+_LOGIN_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>oomcast</title>
+<link rel="icon" href="data:,">
 <body style="font:16px/1.5 system-ui;max-width:36em;margin:4em auto;padding:0 1em">
 <h1>oomcast</h1>
 <p>This is an oomcast server: it shows what memory trainings use. This browser is not let in yet.</p>
