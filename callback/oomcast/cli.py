@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import urllib.parse
 from typing import Annotated, NoReturn
 
 import typer
@@ -69,7 +70,7 @@ def _server_command(name: str, arguments: list[str]) -> NoReturn:
 def link() -> None:
     """Print the dashboard's address; opening it signs this browser in."""
     values = _settings()
-    typer.echo(console.link(values.server, _token(values)))
+    typer.echo(console.link(values.server, _token_for_server(values)))
     if line := console.ssh_line(values.server):
         typer.echo(f"from your own machine: {line}")
 
@@ -87,7 +88,7 @@ def sync() -> None:
 
     values = _settings()
     results = send(
-        places(values.home).state, values.server, _token(values), console.say, journal_max=values.journal_max
+        places(values.home).state, values.server, _token_for_server(values), console.say, journal_max=values.journal_max
     )
     if not results:
         typer.echo("nothing to send: every journal on this machine is delivered, or its training still runs")
@@ -122,6 +123,16 @@ def _settings() -> settings.Settings:
 
 def _token(values: settings.Settings) -> str:
     return values.token or read_or_create_token(places(values.home).config)
+
+
+def _token_for_server(values: settings.Settings) -> str:
+    if found := console.token_for(values):
+        return found
+    if urllib.parse.urlsplit(values.server).hostname in settings.LOOPBACK:
+        return _token(values)
+    return _fail(
+        f"{values.server} is another machine: set OOMCAST_TOKEN to its token (`oomcast token` prints it there)"
+    )
 
 
 def _fail(text: str) -> NoReturn:

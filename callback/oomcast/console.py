@@ -14,7 +14,7 @@ from oomcast.places import places, read_token
 from oomcast.settings import DEFAULT_SERVER, Settings
 from oomcast.wire import RunInfo
 
-__all__ = ["link", "say", "say_start", "ssh_line"]
+__all__ = ["link", "say", "say_start", "ssh_line", "token_for"]
 
 
 def say(text: str) -> None:
@@ -38,10 +38,15 @@ def say_start(run: RunInfo, settings: Settings) -> None:
             "brings it, OOMCAST_SERVER names one elsewhere; `oomcast sync` sends the run later"
         )
         return
-    token = settings.token or read_token(places(settings.home).config)
-    say(f"watching {run.name} at {link(settings.server, token, run.id)}")
+    say(f"watching {run.name} at {link(settings.server, token_for(settings), run.id)}")
     if line := ssh_line(settings.server):
         say(f"from your own machine: {line}")
+
+
+def token_for(settings: Settings) -> str | None:
+    """The token to show to the server: what the user set, or for a server on this machine the one in its folder."""
+    on_this_machine = urllib.parse.urlsplit(settings.server).hostname in settings_module.LOOPBACK
+    return settings.token or (read_token(places(settings.home).config) if on_this_machine else None)
 
 
 def link(server: str, token: str | None, run_id: str | None = None) -> str:

@@ -9,6 +9,7 @@ The folder lies on tmpfs where there is one: a page of a disk file under writeba
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 import time
@@ -19,8 +20,27 @@ import msgspec
 from oomcast.sample import EventKind
 from oomcast.wire import RunInfo, SourceInfo
 
-__all__ = ["Handover", "Note", "Notice", "make_folder", "note_line", "read_handover", "write_handover"]
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
+__all__ = [
+    "Handover",
+    "Note",
+    "Notice",
+    "folder_parents",
+    "hold",
+    "make_folder",
+    "note_line",
+    "read_handover",
+    "readable",
+    "remove_folder",
+    "sweep",
+    "write_handover",
+]
+
+_PREFIX = "oomcast-"
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  a private folder is made in it
 
 
@@ -53,11 +73,54 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
     done: bool = False  # everything is delivered, or is safe in the journal; nothing follows
 
 
-def make_folder() -> Path:
+def folder_parents() -> list[Path]:
+    """Where a session's folder may be made, the better place first: a container's shared memory may be full."""
+    shared = [_SHARED_MEMORY] if os.access(_SHARED_MEMORY, os.W_OK | os.X_OK) else []
+    return [*shared, Path(tempfile.gettempdir())]
+
+
+def make_folder(parent: Path) -> Path:
     """A new folder for one session, this user's only (0700)."""
-    shared = _SHARED_MEMORY
-    parent = shared if shared.is_dir() and os.access(shared, os.W_OK | os.X_OK) else None
-    return Path(tempfile.mkdtemp(prefix="oomcast-", dir=parent))
+    return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+
+
+def hold(folder: Path) -> int | None:
+    """Say that a process lives that needs `folder`, for as long as the file that is returned stays open."""
+    if fcntl is None:
+        return None
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with contextlib.suppress(OSError):
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    return lock
+
+
+def sweep(parent: Path) -> None:
+    """Remove this user's folders that neither session nor agent holds any more: both were killed at once."""
+    if fcntl is None:
+        return
+    for folder in parent.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
+                continue
+            lock = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)  # none yet: a session that is just starting
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                remove_folder(folder)
+            finally:
+                os.close(lock)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a session's folder; what is gone already is no error."""
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            path.unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def readable(text: str) -> str:
+    """Text that can be written as UTF-8, whatever bytes a file name or argument had."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def write_handover(folder: Path, handover: Handover) -> None:
@@ -74,6 +137,6 @@ def read_handover(folder: Path) -> Handover:
 
 def note_line(kind: EventKind, detail: dict[str, str | int | None]) -> bytes:
     """One line for `notes`, with this moment's clocks. Long texts are cut to what a server takes."""
-    cut = {key: value[:4000] if isinstance(value, str) else value for key, value in detail.items()}
+    cut = {key: readable(value)[:4000] if isinstance(value, str) else value for key, value in detail.items()}
     note = Note(kind=kind, mono_ns=time.monotonic_ns(), wall_ns=time.time_ns(), detail=cut)
     return msgspec.json.encode(note) + b"\n"

@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 
+from oomcast.handover import readable
 from oomcast.wire import SourceInfo
 
 __all__ = ["describe"]
@@ -27,11 +28,11 @@ def describe(source_id: str, backend: str | None) -> SourceInfo:
         user = getpass.getuser()
     return SourceInfo(
         id=source_id,
-        host=socket.gethostname()[:200] or "unknown",
+        host=readable(socket.gethostname())[:200] or "unknown",
         pid=os.getpid(),
         started_ns=time.time_ns(),
         user=user,
-        command=" ".join(sys.argv)[:2000] or None,
+        command=readable(" ".join(sys.argv))[:2000] or None,
         python=platform.python_version(),
         platform=platform.platform()[:200],
         backend=backend,

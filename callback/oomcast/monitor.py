@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from oomcast import console, settings
-from oomcast.recorder import Context, Mark
+from oomcast.recorder import Context, Hooks, Mark
 from oomcast.sample import EventKind, Phase
 
 if TYPE_CHECKING:
@@ -28,10 +28,15 @@ __all__ = ["MemoryMonitor"]
 
 
 class _Level(NamedTuple):
-    """One phase under way. Validation runs inside train; a custom step may even run another model's fit inside."""
+    """One phase under way. Validation runs inside train; a callback may even run another model's fit inside."""
 
     context: Context
-    model: int  # its id(): a model can't be inside its own fit, so the outer one must have been left by an exception
+    model: int  # its id()
+    hooks: Hooks | None
+
+    def fits(self, model: int) -> bool:
+        """Whether this is a fit of that model."""
+        return self.context.phase is Phase.TRAIN and self.model == model
 
 
 class MemoryMonitor(Callback):  # type: ignore[misc]  # keras ships no types
@@ -89,6 +94,7 @@ class MemoryMonitor(Callback):  # type: ignore[misc]  # keras ships no types
         self._started = self._settings.mode == "disabled"
         self._levels: list[_Level] = []
         self._serial = 0
+        self._fresh = False  # whether Keras has made a new callback list since the last phase began
 
     # Batch hooks are set on the instance when a phase begins (`_install`): looking a method up and looking its state up
     # would cost as much as reading the clocks. These stand in until then, and tell Keras that they are overridden.
@@ -127,9 +133,14 @@ class MemoryMonitor(Callback):  # type: ignore[misc]  # keras ships no types
         """An epoch ended, its validation too."""
         self._guard(self._mark, Mark.EPOCH_END)
 
+    def set_params(self, params: Any) -> None:
+        """Keras does so for each call of `fit`, `evaluate` or `predict`, but not for the validation inside a fit."""
+        super().set_params(params)
+        self._fresh = True
+
     def on_test_begin(self, logs: object = None) -> None:
         """An evaluation begins: a fit's validation, or one of its own."""
-        inside = bool(self._levels) and self._levels[-1].context.phase is Phase.TRAIN
+        inside = bool(self._levels) and self._levels[-1].context.phase is Phase.TRAIN and not self._fresh
         self._guard(self._begin, Mark.PHASE_BEGIN, Phase.VALIDATION if inside else Phase.TEST)
 
     def on_test_end(self, logs: object = None) -> None:
@@ -168,8 +179,9 @@ class MemoryMonitor(Callback):  # type: ignore[misc]  # keras ships no types
     def _train_begin(self) -> None:
         assert self._session is not None
         model = id(self._watched())
-        if any(level.model == model for level in self._levels):
-            self._levels.clear()
+        # It can't be inside its own fit: that one was left by an exception, and whatever it had begun.
+        stale = next((depth for depth, level in enumerate(self._levels) if level.fits(model)), len(self._levels))
+        del self._levels[stale:]
         self._push(Phase.TRAIN, epoch=-1)
         self._session.note(EventKind.MODEL, name=_model_name(self._watched()), backend=_backend())
         self._session.begin_peaks()
@@ -179,17 +191,15 @@ class MemoryMonitor(Callback):  # type: ignore[misc]  # keras ships no types
     def _epoch_begin(self, epoch: int) -> None:
         if not self._levels:
             return
-        context, model = self._levels[-1]
+        level = self._levels[-1]
         self._serial += 1
-        self._levels[-1] = _Level(context._replace(epoch=epoch, serial=self._serial), model)
+        self._levels[-1] = level._replace(context=level.context._replace(epoch=epoch, serial=self._serial))
         self._mark(Mark.EPOCH_BEGIN)
         self._install()
 
     def _begin(self, mark: Mark, phase: Phase) -> None:
-        outer = self._levels[-1].context if self._levels and phase is Phase.VALIDATION else None
-        if outer is None and any(level.model == id(self._watched()) for level in self._levels):
-            self._levels.clear()
-        self._push(phase, epoch=outer.epoch if outer else -1)
+        epoch = self._levels[-1].context.epoch if self._levels and phase is Phase.VALIDATION else -1
+        self._push(phase, epoch=epoch)
         self._mark(mark)
         self._install()
 
@@ -199,19 +209,26 @@ class MemoryMonitor(Callback):  # type: ignore[misc]  # keras ships no types
         if self._levels:
             self._mark(mark)
             self._levels.pop()
+        if self._levels:
+            self._install(self._levels[-1].hooks)
 
     def _push(self, phase: Phase, epoch: int) -> None:
+        if self._levels and self._levels[-1].hooks:
+            self._levels[-1].hooks.flush()
         self._serial += 1
+        self._fresh = False
         # During validation `params` still hold the training's steps.
         total = -1 if phase is Phase.VALIDATION else _number(self.params, "steps")
         steps = max(1, int(getattr(self._watched(), "steps_per_execution", 1) or 1))
-        context = Context(Mark.BATCH, phase, steps, epoch, self._serial, total)
-        self._levels.append(_Level(context, id(self._watched())))
+        context = Context(Mark.BATCH, phase, steps, epoch, self._serial, total, depth=len(self._levels))
+        self._levels.append(_Level(context, id(self._watched()), None))
 
-    def _install(self) -> None:
+    def _install(self, known: Hooks | None = None) -> None:
         assert self._session is not None
         context = self._levels[-1].context
-        begin, end = self._session.batch_hooks(context)
+        hooks = known or self._session.batch_hooks(context)
+        self._levels[-1] = self._levels[-1]._replace(hooks=hooks)
+        begin, end, _ = hooks
         if context.phase is Phase.TRAIN:
             self.on_train_batch_begin, self.on_train_batch_end = begin, end  # type: ignore[method-assign, assignment]
         elif context.phase is Phase.PREDICT:
@@ -219,22 +236,32 @@ class MemoryMonitor(Callback):  # type: ignore[misc]  # keras ships no types
         else:
             self.on_test_batch_begin, self.on_test_batch_end = begin, end  # type: ignore[method-assign, assignment]
 
+    def _mark(self, mark: Mark, *, step: int = -1, value: int = -1) -> None:
+        if self._session is None or not self._levels:
+            return
+        level = self._levels[-1]
+        if level.hooks:
+            level.hooks.flush()
+        self._session.mark(level.context._replace(mark=mark), step=step, value=value)
+
     def _watched(self) -> Any:
         # Not the property `model`, which on JAX syncs the whole state; Keras 2 has a plain attribute.
-        return self.__dict__.get("_model") or self.__dict__.get("model")
-
-    def _mark(self, mark: Mark, *, step: int = -1, value: int = -1) -> None:
-        if self._session is not None and self._levels:
-            context = self._levels[-1].context
-            self._session.mark(context._replace(mark=mark), step=step, value=value)
+        model = self.__dict__.get("_model")
+        return self.__dict__.get("model") if model is None else model
 
     def __getstate__(self) -> dict[str, Any]:
-        """Only what was asked for: a copy (KerasTuner makes one per trial) is a run of its own."""
-        return dict(self._given)
+        """All but what belongs to this process: a copy (KerasTuner makes one per trial) is a run of its own."""
+        return {name: value for name, value in self.__dict__.items() if name not in _OF_THIS_PROCESS}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """The inverse of `__getstate__`."""
-        self.__init__(**state)  # type: ignore[misc]
+        self.__dict__.update(state)
+        self.params = self._model = None
+        self._forget()
+
+
+_BATCH_HOOKS = {f"on_{phase}_batch_{end}" for phase in ("train", "test", "predict") for end in ("begin", "end")}
+_OF_THIS_PROCESS = _BATCH_HOOKS | {"params", "model", "_model", "_session", "_started", "_levels", "_serial", "_fresh"}
 
 
 def _number(params: Any, name: str) -> int:

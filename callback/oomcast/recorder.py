@@ -27,10 +27,11 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
-__all__ = ["Context", "Hook", "Mark", "Recorder"]
+__all__ = ["Context", "Hook", "Hooks", "Mark", "Recorder"]
 
 _CONTEXT = struct.Struct("<BBHiqq")  # mark, phase, steps per execution, epoch, serial, total
 _PEAKS_REARMED = 0x80  # a bit beside the phase: maxrss covers this record only
+_PHASE_BITS, _DEPTH_SHIFT = 0x07, 3
 _PAGE_KIB = (os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096) // 1024
 # The kernel sums up per-CPU counters for statm, and not for the mark: some dozen KiB lie between them.
 _SLACK_KIB = 256
@@ -41,6 +42,14 @@ class Hook(Protocol):
     """A batch hook as Keras calls it."""
 
     def __call__(self, step: int, logs: object = None) -> None: ...
+
+
+class Hooks(NamedTuple):
+    """What Keras calls for the batches of one phase, and what we call when the phase is interrupted or over."""
+
+    begin: Hook
+    end: Hook
+    flush: Callable[[], None]  # records the newest batch, if `sample_every` has passed it over
 
 
 class Mark(enum.IntEnum):
@@ -66,10 +75,11 @@ class Context(NamedTuple):
     serial: int  # counts the phases and epochs that began: records of one serial count their steps together
     total: int  # planned steps of this phase, -1 where unknown
     peaks_rearmed: bool = False
+    depth: int = 0  # how many phases are open around this one (validation runs inside train)
 
     def pack(self) -> bytes:
         """As it stands in a ring record."""
-        flags = self.phase | (_PEAKS_REARMED if self.peaks_rearmed else 0)
+        flags = self.phase | min(self.depth, 15) << _DEPTH_SHIFT | (_PEAKS_REARMED if self.peaks_rearmed else 0)
         spe = min(self.steps_per_execution, 0xFFFF)
         return _CONTEXT.pack(self.mark, flags, spe, self.epoch, self.serial, self.total)
 
@@ -78,7 +88,8 @@ class Context(NamedTuple):
         """The inverse of `pack`."""
         mark, flags, spe, epoch, serial, total = _CONTEXT.unpack(data)
         rearmed = bool(flags & _PEAKS_REARMED)
-        return cls(Mark(mark), Phase(flags & ~_PEAKS_REARMED), spe, epoch, serial, total, rearmed)
+        depth = (flags & ~_PEAKS_REARMED) >> _DEPTH_SHIFT
+        return cls(Mark(mark), Phase(flags & _PHASE_BITS), spe, epoch, serial, total, rearmed, depth)
 
 
 class _Reads(NamedTuple):
@@ -139,15 +150,15 @@ class Recorder:
         if self.peaks_rearmed:
             self._try_rearm()
 
-    def batch_hooks(self, context: Context, on_error: Callable[[Exception], None]) -> tuple[Hook, Hook]:
-        """The begin and end hooks of one phase, for Keras to call: each takes the batch's step number, and logs.
+    def batch_hooks(self, context: Context, on_error: Callable[[Exception], None]) -> Hooks:
+        """The hooks of one phase, for Keras to call: each takes the batch's step number, and logs.
 
         The end hook's step is that of the last batch of an execution; with N steps per execution its begin was N - 1
         earlier (Keras says 3/5 even where only 3 and 4 were left).
 
         Args:
             context: where the training stands; the hooks are good for this phase and epoch.
-            on_error: told what went wrong; the hooks themselves never raise.
+            on_error: told what went wrong; the hooks themselves raise only what it raises.
         """
         begins = [-1] * _BEGINS
         monotonic_ns = time.monotonic_ns
@@ -161,7 +172,9 @@ class Recorder:
 
         packed = context._replace(peaks_rearmed=self.peaks_rearmed).pack()
         end = self._fast_end(packed, begins, on_error) or self._portable_end(packed, begins, on_error)
-        return begin, (end if self._every == 1 else _every(end, self._every, context.steps_per_execution))
+        if self._every == 1:
+            return Hooks(begin, end, _nothing)
+        return Hooks(begin, *_every(end, self._every, context.steps_per_execution))
 
     def _fast_end(self, packed: bytes, begins: list[int], on_error: Callable[[Exception], None]) -> Hook | None:
         statm, clear_refs = self._statm, self._clear_refs
@@ -259,13 +272,29 @@ def _is_at_level(mark_kib: int, statm: bytes) -> bool:
     return mark_kib - int(statm.split(None, 2)[1]) * _PAGE_KIB <= _SLACK_KIB
 
 
-def _every(end: Hook, every: int, steps_per_execution: int) -> Hook:
+def _nothing() -> None:
+    """Every batch is recorded already."""
+
+
+def _every(end: Hook, every: int, steps_per_execution: int) -> tuple[Hook, Callable[[], None]]:
+    newest = recorded = -1
+
     def sparse(step: int, logs: object = None) -> None:
+        nonlocal newest, recorded
+        newest = max(newest, step)
         # The step, not a counter of calls: batches may end on several threads and out of order.
         if (step + 1) // steps_per_execution % every == 0:
+            recorded = max(recorded, step)
             end(step)
 
-    return sparse
+    def flush() -> None:
+        # The last batches of a phase count too, and its peak may be among them.
+        nonlocal recorded
+        if newest > recorded:
+            recorded = newest
+            end(newest)
+
+    return sparse, flush
 
 
 def _floor_hides_peaks() -> bool:

@@ -55,6 +55,11 @@ STATM_BYTES = 32
 # 8192 records hold 80 s of 100 batches/s, or 1.6 s of 5 000/s, in 1 MiB.
 _SLOTS = 8192
 
+# A hook that is interrupted within its record (by a signal's handler, or memory that runs out) leaves it unfinished.
+# The reader steps over it after a second of polls; with fewer threads than this, a later record is in sight.
+_PATIENCE_READS = 20
+_LOOK_AHEAD = 33
+
 
 class HotPath(NamedTuple):
     """What `append` is made of, for the one caller that stores a record per batch and saves the call."""
@@ -175,6 +180,7 @@ class RingReader:
         if magic != _MAGIC or version != _VERSION or stride != SLOT_BYTES or len(self._map) != expected:
             raise RingError(f"{path} is not a ring of version {_VERSION}")
         self._next = 1
+        self._waits = 0  # reads in a row that found the next record missing, and a later one there
 
     def read(self) -> Batch:
         """All records that are complete and follow each other, at most one ring full; and how many were overwritten."""
@@ -183,7 +189,11 @@ class RingReader:
         while len(records) < self._slots:
             record = self._slot((self._next - 1) % self._slots)
             if record is None or record.number < self._next:
-                break  # not written yet, or being written
+                if not self._is_stuck():
+                    break  # not written yet, or being written
+                lost += 1
+                self._next += 1
+                continue
             if record.number > self._next:
                 # The writer went round. What it is about to overwrite next is given up too, or the race would be lost
                 # again at once.
@@ -193,7 +203,17 @@ class RingReader:
                 continue
             records.append(record)
             self._next += 1
+            self._waits = 0
         return Batch(records, lost)
+
+    def _is_stuck(self) -> bool:
+        """Whether the next record was begun and never finished: a later one has been there for some reads."""
+        later = any(
+            (slot := self._slot((self._next - 1 + ahead) % self._slots)) and slot.number == self._next + ahead
+            for ahead in range(1, _LOOK_AHEAD)
+        )
+        self._waits = self._waits + 1 if later else 0
+        return self._waits > _PATIENCE_READS
 
     def drain(self) -> Batch:
         """What is left once the writer is gone: every complete record, even behind one that was never finished."""

@@ -14,11 +14,11 @@ import weakref
 from pathlib import Path
 
 from oomcast import console, identity
-from oomcast.errors import SettingsError
-from oomcast.handover import Handover, make_folder, note_line, write_handover
+from oomcast.errors import RingError, SettingsError
+from oomcast.handover import Handover, folder_parents, hold, make_folder, note_line, remove_folder, write_handover
 from oomcast.names import random_id, random_name
-from oomcast.places import places, read_or_create_token, read_token
-from oomcast.recorder import Context, Hook, Mark, Recorder
+from oomcast.places import places, read_or_create_token
+from oomcast.recorder import Context, Hooks, Mark, Recorder
 from oomcast.ring import RingWriter
 from oomcast.sample import EventKind, Phase
 from oomcast.settings import LOOPBACK, Settings
@@ -51,35 +51,49 @@ class Session:
         self._lock = threading.RLock()
         self._failures = 0
         self._closed = False
-        self._folder = make_folder()
-        try:
-            self._start(backend)
-        except BaseException:
-            _remove(self._folder)
-            raise
+        self._notes = -1
+        self._hold: int | None = None
+        self._start_somewhere(backend)
         _open_sessions.add(self)
-        console.say_start(self.run, settings)
+        with contextlib.suppress(Exception):  # it runs; what the terminal takes is another matter
+            console.say_start(self.run, settings)
 
-    def _start(self, backend: str | None) -> None:
+    def _start_somewhere(self, backend: str | None) -> None:
+        *parents, last = folder_parents()
+        for parent in parents:
+            with contextlib.suppress(RingError, OSError):
+                self._start(parent, backend)
+                return
+        self._start(last, backend)
+
+    def _start(self, parent: Path, backend: str | None) -> None:
+        self._folder = make_folder(parent)
+        try:
+            self._hold = hold(self._folder)
+            self._ring = RingWriter(self._folder / "ring")
+            write_handover(self._folder, self._handover(backend))
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            self._notes = os.open(self._folder / "notes", flags, 0o600)
+            settings = self._settings
+            self._recorder = Recorder(self._ring, reset_peak=settings.reset_peak, sample_every=settings.sample_every)
+            self._sidecar = Sidecar(self._folder, console.say)
+        except BaseException:
+            self._close_files()
+            remove_folder(self._folder)
+            raise
+
+    def _handover(self, backend: str | None) -> Handover:
         settings = self._settings
-        token = settings.token or _token(settings)
-        write_handover(
-            self._folder,
-            Handover(
-                run=self.run,
-                source=identity.describe(random_id(), backend),
-                server=settings.server,
-                mode=settings.mode,
-                token=token,
-                home=settings.home,
-                journal_max=settings.journal_max,
-                autostart=settings.autostart,
-            ),
+        return Handover(
+            run=self.run,
+            source=identity.describe(random_id(), backend),
+            server=settings.server,
+            mode=settings.mode,
+            token=settings.token or _token(settings),
+            home=settings.home,
+            journal_max=settings.journal_max,
+            autostart=settings.autostart,
         )
-        self._notes = os.open(self._folder / "notes", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        self._ring = RingWriter(self._folder / "ring")
-        self._recorder = Recorder(self._ring, reset_peak=settings.reset_peak, sample_every=settings.sample_every)
-        self._sidecar = Sidecar(self._folder, console.say)
 
     @property
     def agent_pid(self) -> int:
@@ -96,17 +110,24 @@ class Session:
         if not self._closed:
             self._recorder.rearm()
 
-    def batch_hooks(self, context: Context) -> tuple[Hook, Hook]:
-        """The begin and end hook for the batches of one phase; see `Recorder.batch_hooks`."""
+    def batch_hooks(self, context: Context) -> Hooks:
+        """The hooks for the batches of one phase; see `Recorder.batch_hooks`."""
         return self._recorder.batch_hooks(context, self.fail)
 
     def note(self, kind: EventKind, **detail: str | int | None) -> None:
         """Tell the agent something that has text."""
-        if not self._closed:
-            os.write(self._notes, note_line(kind, detail))
+        with self._lock:
+            if not self._closed:
+                os.write(self._notes, note_line(kind, detail))
 
     def fail(self, error: BaseException) -> None:
-        """Our own fault: told once, counted, shown on the page; never raised."""
+        """Our own fault: told once, counted, shown on the page, and not raised.
+
+        Raises:
+            BaseException: `error`, if a signal's handler of the user's raised it while one of our hooks ran.
+        """
+        if not _is_ours(error):
+            raise error
         with contextlib.suppress(Exception), self._lock:
             if self._closed:
                 return
@@ -119,23 +140,32 @@ class Session:
 
     def close(self, *, orderly: bool = True) -> None:
         """Say that nothing follows, and let the agent deliver the rest; nothing the second time or after a fork."""
+        if os.getpid() != self._owner_pid:
+            return
         with self._lock:
-            if self._closed or os.getpid() != self._owner_pid:
+            if self._closed:
                 return
             with contextlib.suppress(Exception):
                 self.mark(Context(Mark.CLOSE, Phase.IDLE, 1, -1, 0, -1), step=int(orderly))
             self._closed = True
+            _open_sessions.discard(self)
             with contextlib.suppress(Exception):
                 self._sidecar.let_go(_FAREWELL_S)
             self._release()
             if self._sidecar.died:
-                _remove(self._folder)  # as it would have done itself
+                remove_folder(self._folder)  # as it would have done itself
 
     def _release(self) -> None:
         with contextlib.suppress(Exception):
             self._recorder.stop()
-        with contextlib.suppress(Exception):
-            os.close(self._notes)
+        self._close_files()
+
+    def _close_files(self) -> None:
+        for fd in (self._notes, self._hold):
+            if fd is not None and fd >= 0:
+                with contextlib.suppress(OSError):
+                    os.close(fd)
+        self._notes, self._hold = -1, None
 
     def detach(self) -> None:
         """In a forked child: this session is the parent's; nothing is recorded here, nothing of the parent's ends."""
@@ -145,23 +175,26 @@ class Session:
         self._release()
 
 
+_PACKAGE = str(Path(__file__).parent)
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether our code raised it, as against a handler of the user's that ran inside."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is None or trace.tb_frame.f_code.co_filename.startswith(_PACKAGE)
+
+
 def _token(settings: Settings) -> str | None:
-    config = places(settings.home).config
     if urllib.parse.urlsplit(settings.server).hostname not in LOOPBACK:
-        return read_token(config)
+        return None  # this machine's token is not for others to see: theirs comes by OOMCAST_TOKEN
     try:
         # The agent may be about to start the server, which will take the token that it finds.
-        return read_or_create_token(config)
+        return read_or_create_token(places(settings.home).config)
     except SettingsError as error:
         console.say(str(error))
         return None
-
-
-def _remove(folder: Path) -> None:
-    with contextlib.suppress(OSError):
-        for name in folder.iterdir():
-            name.unlink()
-        folder.rmdir()
 
 
 def _after_fork() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from oomcast.errors import SettingsError
 
 __all__ = [
+    "AGENT_LIMITS",
     "DEFAULT_SERVER",
     "LOOPBACK",
     "MODES",
@@ -30,6 +31,8 @@ __all__ = [
 
 DEFAULT_SERVER = "http://127.0.0.1:6662"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+# What an agent is started with: it is small and must stay so, whatever libraries it happens to load.
+AGENT_LIMITS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
 MODES = ("online", "offline", "disabled")
 
 _SIZE_UNITS = {"": 1, "b": 1, "k": 1 << 10, "kib": 1 << 10, "m": 1 << 20, "mib": 1 << 20, "g": 1 << 30, "gib": 1 << 30}
@@ -89,7 +92,10 @@ def _mode(value: Any) -> str:
 
 def _tags(value: Any) -> tuple[str, ...]:
     parts = value.split(",") if isinstance(value, str) else list(value)
-    return tuple(_text(part) for part in parts if str(part).strip())
+    tags = tuple(_text(part) for part in parts if str(part).strip())
+    if len(tags) > 100:
+        raise ValueError(f"expected 100 at most, not {len(tags)}")
+    return tags
 
 
 def _url(value: Any) -> str:

@@ -8,6 +8,7 @@ the end of a pipe would wait for the agent too.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import subprocess
@@ -19,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from oomcast.handover import Notice
-from oomcast.settings import inherited_environment
+from oomcast.settings import AGENT_LIMITS, inherited_environment
 
 __all__ = ["Sidecar"]
 
@@ -37,6 +38,8 @@ class Sidecar:
         Raises:
             OSError: no process could be started.
         """
+        if getattr(sys, "frozen", False):
+            raise OSError("a frozen program has no Python to run the agent with")
         self._on_text = on_text
         self._done = threading.Event()
         self.died = False  # without having said that it was done
@@ -51,7 +54,9 @@ class Sidecar:
         finally:
             os.close(watched)
             os.close(uplink)
-        threading.Thread(target=self._listen, name="oomcast-downlink", daemon=True).start()
+        _running.add(self._process)
+        self._listener = threading.Thread(target=self._listen, name="oomcast-downlink", daemon=True)
+        self._listener.start()
 
     @property
     def pid(self) -> int:
@@ -59,12 +64,14 @@ class Sidecar:
         return self._process.pid
 
     def _listen(self) -> None:
-        with open(self._downlink, "rb", buffering=0) as lines:
-            rest = b""
-            while chunk := lines.read(65536):
-                *whole, rest = (rest + chunk).split(b"\n")
-                for line in whole:
-                    self._take(line)
+        rest = b""
+        while chunk := os.read(self._downlink, 65536):
+            *whole, rest = (rest + chunk).split(b"\n")
+            for line in whole:
+                self._take(line)
+        # Forgotten before it is closed: a child forked now must not close what the number means next.
+        downlink, self._downlink = self._downlink, -1
+        os.close(downlink)
         if not self._done.is_set():
             self.died = True
             self._done.set()
@@ -72,6 +79,8 @@ class Sidecar:
                 "the agent ended before the training did: no more samples are taken (was it killed? what it had "
                 "recorded is in its journal; `oomcast sync` sends it)"
             )
+        self._process.wait()
+        _running.discard(self._process)
 
     def _take(self, line: bytes) -> None:
         with contextlib.suppress(msgspec.MsgspecError):
@@ -81,25 +90,32 @@ class Sidecar:
             if notice.done:
                 self._done.set()
 
-    def let_go(self, wait_s: float) -> bool:
-        """End the life-line, and wait until the agent has delivered what it has; whether it said so in time."""
-        if self._lifeline >= 0:
-            os.close(self._lifeline)
-            self._lifeline = -1
-        done = self._done.wait(wait_s)
-        self._process.poll()  # reap it if it has ended; if not, it outlives us
-        # Else its finalizer would warn of a process that is still running, which is just what it is meant to do.
-        if self._process.returncode is None:
-            self._process.returncode = 0
-        return done
+    def let_go(self, wait_s: float) -> None:
+        """End the life-line, and wait until the agent has delivered what it has, at most `wait_s`."""
+        lifeline, self._lifeline = self._lifeline, -1
+        if lifeline >= 0:
+            os.close(lifeline)
+        if threading.current_thread() is not self._listener:  # garbage collection may call from there
+            self._done.wait(wait_s)
 
     def detach(self) -> None:
         """In a forked child: give up both pipes, which belong to the parent."""
-        for fd in (self._lifeline, self._downlink):
-            with contextlib.suppress(OSError):
-                os.close(fd)
-        self._lifeline = -1
+        pipes, self._lifeline, self._downlink = (self._lifeline, self._downlink), -1, -1
+        for fd in pipes:
+            if fd >= 0:
+                with contextlib.suppress(OSError):
+                    os.close(fd)
         self._process.returncode = 0
+
+
+# Agents that have not been waited for: kept, or Popen's finalizer would warn of what is meant to go on without us.
+_running: set[subprocess.Popen[bytes]] = set()
+
+
+@atexit.register
+def _leave_running() -> None:
+    for process in _running:
+        process.returncode = 0
 
 
 def _start(folder: Path, watched: int, uplink: int) -> subprocess.Popen[bytes]:
@@ -124,7 +140,4 @@ def _environment() -> dict[str, str]:
         # A source tree or a folder put on sys.path by hand: the agent must find the same oomcast.
         old = environment.get("PYTHONPATH")
         environment["PYTHONPATH"] = f"{old}{os.pathsep}{root}" if old else root
-    # It is small, and must stay so: no thread pools of libraries that it happens to load.
-    environment["OMP_NUM_THREADS"] = environment["OPENBLAS_NUM_THREADS"] = "1"
-    environment["MALLOC_ARENA_MAX"] = "1"
-    return environment
+    return environment | AGENT_LIMITS

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from oomcast import console, settings
@@ -22,6 +22,7 @@ class Watch:
         self._session: Session | None = None
         self._begin: Hook | None = None
         self._end: Hook | None = None
+        self._flush: Callable[[], None] = lambda: None
         self._epoch = -1
         self._serial = 0
         self._next = 0
@@ -44,6 +45,7 @@ class Watch:
         if self._session is None:
             return
         try:
+            self._flush()
             if self._epoch >= 0:
                 self._session.mark(self._context(Mark.EPOCH_END))
             self._epoch, self._next = number, 0
@@ -62,13 +64,26 @@ class Watch:
         if self._end is None or self._begin is None:
             return
         number = self._next if batch is None else batch
+        if number == 0 and self._next > 0:
+            self._again()
         self._next = number + 1
         self._end(number)
         self._begin(number + 1)
 
+    def _again(self) -> None:
+        # The loop counts from 0 again without having said that an epoch began.
+        assert self._session is not None
+        self._next = 0
+        self._serial += 1
+        try:
+            self._install()
+        except Exception as error:
+            self._session.fail(error)
+
     def _install(self) -> None:
         assert self._session is not None
-        self._begin, self._end = self._session.batch_hooks(self._context(Mark.BATCH))
+        self._flush()
+        self._begin, self._end, self._flush = self._session.batch_hooks(self._context(Mark.BATCH))
         self._begin(self._next)
 
     def _context(self, mark: Mark) -> Context:
@@ -82,6 +97,7 @@ class Watch:
         if session is None:
             return
         try:
+            self._flush()
             if error is not None:
                 session.note(EventKind.EXCEPTION, type=type(error).__qualname__, message=str(error))
             elif self._epoch >= 0:

@@ -91,6 +91,8 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello", tag_field="t
 class Frame(msgspec.Struct, frozen=True, kw_only=True, tag="frame", tag_field="type"):
     """Rows of one source: every seq from `first_seq` to `last_seq` stands in `samples` or `events` exactly once.
 
+    Or rows that are lost: then all there is is one event, a gap whose `from` and `to` are `first_seq` and `last_seq`.
+
     `gpus` belong to the tick samples of the same seq and have no seq of their own.
     """
 

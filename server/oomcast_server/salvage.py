@@ -44,7 +44,7 @@ def read_frame(data: bytes, now_ns: int) -> tuple[Frame, str | None]:
         return _salvage(data, now_ns, str(error))
     if not isinstance(frame, Frame):
         raise WireError("expected a frame: this connection has had its hello")
-    if is_whole(frame):
+    if is_whole(frame) or is_gap(frame):
         return _in_order(frame.first_seq, frame.last_seq, frame.samples, frame.gpus, frame.events), None
     reason = f"the rows are not one for each seq from {frame.first_seq} to {frame.last_seq}"
     return _mend(frame.first_seq, frame.last_seq, frame.samples, frame.gpus, frame.events, now_ns), reason
@@ -59,6 +59,16 @@ def is_whole(frame: Frame) -> bool:
         return False
     within = all(frame.first_seq <= reading.seq <= frame.last_seq for reading in frame.gpus)
     return within and min(seqs) == frame.first_seq and max(seqs) == frame.last_seq and frame.first_seq > 0
+
+
+def is_gap(frame: Frame) -> bool:
+    """Whether the frame only says that its rows are lost, however many they were."""
+    if frame.samples or frame.gpus or len(frame.events) != 1 or not 0 < frame.first_seq <= frame.last_seq <= 2**62:
+        return False
+    event = frame.events[0]
+    ends = (event.detail.get("from"), event.detail.get("to"))
+    within = frame.first_seq <= event.seq <= frame.last_seq
+    return event.kind is EventKind.GAP and within and ends == (frame.first_seq, frame.last_seq)
 
 
 def _salvage(data: bytes, now_ns: int, reason: str) -> tuple[Frame, str]:

@@ -39,8 +39,8 @@ class Training:
         return self.assembler.record(record, NOWHERE)
 
     def begin(self, mark: Mark, phase: Phase, *, epoch: int = -1, total: int = -1, steps: int = 1) -> None:
-        serial = self.context.serial + 1
-        self.context = Context(mark, phase, steps, epoch, serial, total, peaks_rearmed=True)
+        serial, depth = self.context.serial + 1, int(phase is Phase.VALIDATION)
+        self.context = Context(mark, phase, steps, epoch, serial, total, peaks_rearmed=True, depth=depth)
         self.record(mark)
 
     def batch(self, step: int, **more: int) -> Sample:
@@ -99,6 +99,16 @@ def test_faults_are_those_since_the_batch_before() -> None:
     rows = [training.batch(step) for step in range(3)]
     assert [row.minor_faults for row in rows] == [5, 5, 5]
     assert sum(row.major_faults or 0 for row in rows) == (20 // 10) - (5 // 10)
+
+
+def test_no_fault_counts_twice_when_batch_ends_come_out_of_order() -> None:
+    assembler, context = Assembler(), Context(Mark.BATCH, Phase.TRAIN, 1, 0, 1, -1).pack()
+    cumulative = [100, 300, 200, 400]
+    rows = [
+        assembler.record(Record(n + 1, n, n, -1, n, -1, faults, 0, context, b""), NOWHERE)
+        for n, faults in enumerate(cumulative)
+    ]
+    assert sum(row.minor_faults or 0 for row in rows if isinstance(row, Sample)) == 300
 
 
 def test_faults_of_a_first_batch_with_nothing_before_it_are_unknown_not_zero() -> None:
@@ -164,6 +174,13 @@ def test_how_it_ended(closed: bool, exception: bool, outcome: str) -> None:
     if closed:
         training.record(Mark.CLOSE, step=1)
     assert training.assembler.end(1, 1).detail == {"outcome": outcome}
+
+
+def test_a_phase_still_open_at_an_orderly_end_was_not_finished() -> None:
+    training = Training()
+    training.begin(Mark.TRAIN_BEGIN, Phase.TRAIN)
+    training.record(Mark.CLOSE, step=1)
+    assert training.assembler.end(1, 1).detail == {"outcome": "failed"}
 
 
 def test_seqs_follow_each_other_whatever_the_row() -> None:

@@ -37,6 +37,14 @@ def test_a_remote_server_needs_no_tunnel(monkeypatch: pytest.MonkeyPatch) -> Non
     assert ssh_line("http://localhost:7000") is not None
 
 
+def test_this_machines_token_is_not_shown_to_another(home: Path) -> None:
+    code = STEP.replace("http://127.0.0.1:9", "http://oomcast.invalid:9")
+    result = run_script(code, home)
+    assert "watching seen at http://oomcast.invalid:9/runs/" in result.stderr
+    mine = run_script(code, home, OOMCAST_TOKEN="theirs")
+    assert "http://oomcast.invalid:9/login?token=theirs&run=" in mine.stderr
+
+
 def test_a_closed_terminal_is_no_error(home: Path) -> None:
     code = f"import sys; sys.stderr.close()\n{STEP}\nprint('went on')"
     assert run_script(code, home).stdout == "went on\n"

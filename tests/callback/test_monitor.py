@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from oomcast.errors import OomcastError
 from oomcast.sample import EventKind, Phase
-from tests.support import batches, events, journals, recorded, run_script
+from oomcast.wire import Hello
+from tests.support import Rows, batches, events, eventually, journals, recorded, run_script
 
 pytestmark = [
     pytest.mark.slow,
@@ -100,25 +102,36 @@ def test_data_of_unknown_size_is_counted_by_what_came(home: Path) -> None:
     assert events(rows, EventKind.TRAIN_BEGIN)[0].detail == {"epochs": 2, "steps": None}
 
 
-def test_copies_and_pickles_are_runs_of_their_own(home: Path) -> None:
+def test_copies_and_pickles_are_runs_of_their_own_also_of_a_subclass(home: Path) -> None:
     result = fit(
         """
         import copy, pickle
-        first = MemoryMonitor(run_name="copied", tags=["t"])
+        class Mine(MemoryMonitor):
+            def __init__(self, colour):
+                super().__init__(tags=["t"])
+                self.colour = colour
+        first = Mine("red")
         model().fit(x, y, callbacks=[first], **quiet)
-        second, third = copy.deepcopy(first), pickle.loads(pickle.dumps(first))
-        second._given["run_name"] = third._given["run_name"] = None
-        model().fit(x, y, callbacks=[copy.deepcopy(second)], **quiet)
-        model().fit(x, y, callbacks=[pickle.loads(pickle.dumps(third))], **quiet)
+        model().fit(x, y, callbacks=[copy.deepcopy(first)], **quiet)
+        third = pickle.loads(pickle.dumps(first))
+        model().fit(x, y, callbacks=[third], **quiet)
+        print(third.colour)
         """,
         home,
     )
-    assert result.returncode == 0, result.stderr
-    recorded(home, "copied")
-    found = journals(home)
-    assert len(found) == 3
-    assert len({hello.run.id for hello, _ in found.values()}) == 3
-    assert all(hello.run.tags == ["t"] and len(batches(rows)) == 5 for hello, rows in found.values())
+    assert result.stdout == "red\n", result.stderr
+    eventually(lambda: len(whole(home)) == 3, what="the end of three runs")
+    found = whole(home)
+    assert len({hello.run.id for hello, _ in found}) == 3
+    assert all(hello.run.tags == ["t"] and len(batches(rows)) == 5 for hello, rows in found)
+
+
+def whole(home: Path) -> list[tuple[Hello, Rows]]:
+    """The runs whose agents have written the end."""
+    try:
+        return [(hello, rows) for hello, rows in journals(home).values() if events(rows, EventKind.END)]
+    except OomcastError:  # an agent still holds its journal
+        return []
 
 
 def test_a_fit_that_raises_is_told_and_the_next_fit_is_recorded_as_well(home: Path) -> None:
@@ -150,23 +163,108 @@ def test_a_fit_inside_a_fit_gives_both_and_goes_back_to_the_outer(home: Path) ->
         """
         monitor, inner = MemoryMonitor(run_name="nested"), model()
         class Nest(keras.callbacks.Callback):
-            def on_epoch_end(self, epoch, logs=None):
-                inner.fit(x[:40], y[:40], callbacks=[monitor], **quiet)
-        model().fit(x, y, epochs=2, callbacks=[monitor, Nest()], **quiet)
+            def on_train_batch_end(self, batch, logs=None):
+                if batch == 1:
+                    inner.fit(x[:60], y[:60], callbacks=[monitor], **quiet)
+        model().fit(x, y, epochs=2, callbacks=[Nest(), monitor], **quiet)
         """,
         home,
     )
     assert result.returncode == 0, result.stderr
-    rows = batches(recorded(home, "nested"))
-    assert [row.step for row in rows] == [0, 1, 2, 3, 4, 0, 1] * 2
-    assert [row.batch for row in rows] == list(range(14))
+    rows = recorded(home, "nested")
+    assert [row.step for row in batches(rows)] == [0, 0, 1, 2, 1, 2, 3, 4] * 2
+    assert [row.epoch for row in batches(rows)] == [0] * 8 + [1, 0, 0, 0, 1, 1, 1, 1]
+    assert events(rows, EventKind.END)[0].detail == {"outcome": "finished"}
+
+
+def test_predict_and_evaluate_inside_a_fit_of_the_same_model_leave_its_epochs_alone(home: Path) -> None:
+    result = fit(
+        """
+        monitor, net = MemoryMonitor(run_name="inside"), model()
+        class Look(keras.callbacks.Callback):
+            def on_epoch_end(self, epoch, logs=None):
+                net.predict(x[:40], callbacks=[monitor], **quiet)
+                net.evaluate(x[:20], y[:20], callbacks=[monitor], **quiet)
+        net.fit(x, y, epochs=2, validation_data=(x[:20], y[:20]), callbacks=[monitor, Look()], **quiet)
+        """,
+        home,
+    )
+    assert result.returncode == 0, result.stderr
+    rows = recorded(home, "inside")
+    seen = batches(rows)
+    assert [row.batch for row in seen] == list(range(len(seen)))
+    one = [Phase.TRAIN] * 5 + [Phase.VALIDATION] + [Phase.PREDICT] * 2 + [Phase.TEST]
+    assert [row.phase for row in seen] == one * 2
+    assert [event.epoch for event in events(rows, EventKind.EPOCH_END)] == [0, 1]
+    assert len(events(rows, EventKind.TRAIN_END)) == 1
+    assert events(rows, EventKind.END)[0].detail == {"outcome": "finished"}
+
+
+def test_a_fit_left_by_a_caught_exception_has_not_finished(home: Path) -> None:
+    result = fit(
+        """
+        class Bomb(keras.callbacks.Callback):
+            def on_train_batch_end(self, batch, logs=None):
+                raise RuntimeError("boom")
+        try:
+            model().fit(x, y, callbacks=[MemoryMonitor(run_name="caught"), Bomb()], **quiet)
+        except RuntimeError:
+            pass
+        """,
+        home,
+    )
+    assert result.returncode == 0, result.stderr
+    assert events(recorded(home, "caught"), EventKind.END)[0].detail == {"outcome": "failed"}
+
+
+def test_sparse_samples_cover_every_phase_to_its_end(home: Path) -> None:
+    result = fit(
+        """
+        monitor = MemoryMonitor(run_name="sparse", sample_every=3)
+        model().fit(x, y, epochs=2, validation_data=(x[:40], y[:40]), callbacks=[monitor], **quiet)
+        """,
+        home,
+    )
+    assert result.returncode == 0, result.stderr
+    rows = batches(recorded(home, "sparse"))
+    assert [(row.phase, row.step, row.steps, row.batch) for row in rows] == [
+        (Phase.TRAIN, 2, 3, 2),
+        (Phase.TRAIN, 4, 2, 4),
+        (Phase.VALIDATION, 1, 2, 6),
+        (Phase.TRAIN, 2, 3, 9),
+        (Phase.TRAIN, 4, 2, 11),
+        (Phase.VALIDATION, 1, 2, 13),
+    ]
+
+
+def test_what_a_signals_handler_raises_is_the_users_own(home: Path) -> None:
+    result = fit(
+        """
+        import signal
+        monitor = MemoryMonitor(run_name="alarm")
+        class TimeIsUp(Exception): pass
+        def ring(*_): raise TimeIsUp
+        signal.signal(signal.SIGALRM, ring)
+        monitor.set_model(model()); monitor.set_params({"epochs": 1, "steps": None})
+        monitor.on_train_begin(); monitor.on_epoch_begin(0)
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        try:
+            step = 0
+            while True:
+                monitor.on_train_batch_begin(step); monitor.on_train_batch_end(step); step += 1
+        except TimeIsUp:
+            print("heard")
+        """,
+        home,
+    )
+    assert result.stdout.strip() == "heard", result.stderr
 
 
 def test_monitoring_that_cannot_start_is_one_line_and_training_goes_on(home: Path) -> None:
     result = fit(
         """
         import oomcast.session
-        oomcast.session.make_folder = lambda: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+        oomcast.session.make_folder = lambda parent: (_ for _ in ()).throw(OSError(28, "No space left on device"))
         model().fit(x, y, epochs=2, callbacks=[MemoryMonitor()], **quiet)
         print("trained")
         """,

@@ -86,6 +86,19 @@ def test_in_a_container_whose_path_is_the_hosts_the_mounts_root_is_ours(tmp_path
     assert limits(root)[0] == Limit("cgroup /", 4000, 1000)
 
 
+def test_a_mount_table_longer_than_a_page_is_read_to_its_end(tmp_path: Path) -> None:
+    root = v2_tree(tmp_path, leaf="2000")
+    mounts = root / "proc/self/mounts"
+    mounts.write_text("".join(f"overlay /some/where/{n} overlay rw 0 0\n" for n in range(500)) + mounts.read_text())
+    assert limits(root)[0].kind == "cgroup /job/step"
+
+
+def test_an_odd_line_is_no_reason_to_see_nothing(tmp_path: Path) -> None:
+    root = v2_tree(tmp_path)
+    (root / "proc/7/cgroup").write_text("what is this\n")
+    assert [limit.kind for limit in limits(root)] == ["host memory"]
+
+
 def test_resource_limits_bind_by_what_they_count(tmp_path: Path) -> None:
     root = v2_tree(tmp_path)
     write(

@@ -33,6 +33,7 @@ def test_code_wins_over_the_environment_and_that_over_the_default() -> None:
         ({"sample_every": 1.5}, "sample_every=1.5"),
         ({"server": "ftp://x"}, "expected an address such as http://127.0.0.1:6662"),
         ({"server": "http://host:99999"}, "server='http://host:99999'"),
+        ({"tags": ["t"] * 101}, "expected 100 at most, not 101"),
         ({"project": "x" * 201}, "expected 1 to 200 characters"),
     ],
 )

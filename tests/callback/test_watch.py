@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from oomcast.handover import hold, make_folder, sweep
 from oomcast.sample import Event, EventKind, Phase
 from tests.support import batches, clean_environment, events, eventually, journals, recorded, run_script
 
@@ -195,3 +196,130 @@ def test_the_end_is_the_last_row(home: Path) -> None:
     last = recorded(home, "end")[-1]
     assert isinstance(last, Event)
     assert last.kind is EventKind.END
+
+
+def test_a_loop_that_counts_from_0_again_without_saying_so_still_counts_on(home: Path) -> None:
+    offline(
+        """
+        from oomcast import watch
+        with watch(run_name="again") as run:
+            for epoch in range(3):
+                for batch, _ in enumerate("abc"):
+                    run.step(batch)
+        """,
+        home,
+    )
+    assert [(row.step, row.batch) for row in batches(recorded(home, "again"))] == [
+        (batch % 3, batch) for batch in range(9)
+    ]
+
+
+def test_arguments_and_errors_with_bytes_that_are_no_text_are_recorded_all_the_same(home: Path) -> None:
+    result = subprocess.run(
+        [
+            os.fsencode(sys.executable),
+            b"-c",
+            b"import sys\nfrom oomcast import watch\n"
+            b"with watch(run_name='bytes') as run:\n    run.step()\n    raise ValueError(sys.argv[1])",
+            b"caf\xe9.npz",
+        ],
+        env=clean_environment(home, OOMCAST_MODE="offline"),
+        capture_output=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    rows = recorded(home, "bytes")
+    assert events(rows, EventKind.EXCEPTION)[0].detail == {"type": "ValueError", "message": "caf?.npz"}
+    assert journals(home)["bytes"][0].source.command == "-c caf?.npz"
+
+
+def test_a_process_with_thousands_of_open_files_is_watched(home: Path) -> None:
+    code = """
+    import os, resource
+    resource.setrlimit(resource.RLIMIT_NOFILE, (4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    files = [os.open(os.devnull, os.O_RDONLY) for _ in range(1500)]
+    from oomcast import watch
+    with watch(run_name="many files") as run:
+        run.step()
+    """
+    result = offline(code, home)
+    assert "failed" not in result.stderr
+    assert len(batches(recorded(home, "many files"))) == 1
+
+
+def test_a_child_forked_after_the_agent_died_closes_no_file_of_the_users(home: Path) -> None:
+    code = """
+    import os, signal, sys
+    from oomcast import watch
+    with watch(run_name="fork") as run:
+        os.kill(run._session.agent_pid, signal.SIGKILL)
+        run._session._sidecar._listener.join(10)
+        files = [os.open(os.devnull, os.O_RDONLY) for _ in range(8)]
+        pid = os.fork()
+        if pid == 0:
+            os._exit(sum(1 for file in files if not os.path.exists(f"/proc/self/fd/{file}")))
+        print("closed in the child:", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    """
+    assert offline(code, home).stdout == "closed in the child: 0\n"
+
+
+def test_agents_that_have_ended_are_no_zombies(home: Path) -> None:
+    code = """
+    import psutil
+    from oomcast import watch
+    for _ in range(3):
+        with watch() as run:
+            run.step()
+        listener = run  # the session is over
+    me = psutil.Process()
+    for _ in range(500):
+        if not me.children():
+            break
+        psutil.wait_procs(me.children(), timeout=0.02)
+    print([child.status() for child in me.children()])
+    """
+    assert offline(code, home).stdout == "[]\n"
+
+
+def test_a_signal_to_the_whole_job_does_not_silence_the_agent(home: Path) -> None:
+    code = """
+    import os, signal, time
+    from oomcast import watch
+    run = watch(run_name="job").__enter__()
+    for _ in range(10):
+        run.step()
+    time.sleep(0.5)
+    os.kill(run._session.agent_pid, signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGTERM)
+    """
+    assert offline(code, home).returncode == -15
+    rows = recorded(home, "job")
+    assert len(batches(rows)) == 10
+    assert events(rows, EventKind.END)[0].detail == {"outcome": "died"}
+
+
+def test_what_a_kill_of_both_left_behind_is_swept_by_the_next_agent(home: Path) -> None:
+    code = """
+    import os, signal
+    from oomcast import watch
+    run = watch(run_name="both").__enter__()
+    run.step()
+    print(run._session._folder, flush=True)
+    os.kill(run._session.agent_pid, signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)
+    """
+    left = Path(offline(code, home).stdout.strip())
+    assert left.exists()
+    offline('from oomcast import watch\nwith watch(run_name="next") as run:\n    run.step()', home)
+    eventually(lambda: not left.exists(), what="the sweep")
+
+
+def test_a_folder_in_use_is_not_swept(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    lock = hold(folder)
+    sweep(tmp_path)
+    assert folder.exists()
+    assert lock is not None
+    os.close(lock)
+    sweep(tmp_path)
+    assert not folder.exists()

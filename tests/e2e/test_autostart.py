@@ -62,3 +62,18 @@ with watch(run_name="first") as run:
     assert token not in (home / "state" / "server.log").read_text()
     # A second training finds it there.
     assert len(run_script(code.replace("first", "second").replace("4", "1"), home).stderr.splitlines()) == 1
+
+
+@pytest.mark.usefixtures("stopped")
+def test_a_training_that_is_over_before_its_server_is_up_is_delivered_all_the_same(home: Path) -> None:
+    result = run_script('from oomcast import watch\nwith watch(run_name="short") as run:\n    run.step()', home)
+    assert len(result.stderr.splitlines()) == 1, result.stderr
+    token = (home / "config" / "token").read_text().strip()
+
+    def delivered() -> bool:
+        with contextlib.suppress(httpx.TransportError):
+            answer = httpx.get(f"http://127.0.0.1:{PORT}/api/runs", headers={"Authorization": f"Bearer {token}"})
+            return [run["state"] for run in answer.json()["runs"]] == ["finished"]
+        return False
+
+    eventually(delivered, 30, what="the run on the server")

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from websockets.sync.server import serve as serve_websocket
 
-from oomcast.wire import PROTOCOL, Problem, Welcome, encode
+from oomcast.agent.journal import Journal, JournalFrame
+from oomcast.sample import Kind, Phase, Sample
+from oomcast.wire import PROTOCOL, Frame, Hello, Problem, RunInfo, SourceInfo, Welcome, encode
 from tests.e2e.conftest import ServerProcess, Training
 from tests.support import eventually, run_script
 
@@ -147,3 +149,26 @@ def test_a_server_that_comes_later_gets_everything(home: Path) -> None:
             server.stop()
     finally:
         training.end()
+
+
+def test_a_journal_that_lost_its_beginning_is_sent_with_one_gap_however_long(server: ServerProcess, home: Path) -> None:
+    first, last = 1_000_001, 1_000_010
+    run = RunInfo(id="a" * 16, project="p", name="cut")
+    hello = Hello(
+        protocol=PROTOCOL,
+        oomcast="0",
+        run=run,
+        source=SourceInfo(id="b" * 16, host="h", pid=1, started_ns=1),
+    )
+    journal = Journal(home / "state" / "journals" / ("b" * 16), max_bytes=1 << 20, hello=encode(hello))
+    rows = [Sample(seq, Kind.TICK, 10**18 + seq, seq, Phase.IDLE, *[None] * 13) for seq in range(first, last + 1)]
+    journal.append(JournalFrame(first, last, encode(Frame(first_seq=first, last_seq=last, samples=rows))))
+    journal.close()
+    sync = "from oomcast.cli import main; import sys; sys.argv = ['oomcast', 'sync']; main()"
+    result = run_script(sync, home, OOMCAST_SERVER=server.base)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "cut: sent" in result.stdout
+    gaps = [event for event in server.get(f"/api/runs/{run.id}").json()["events"] if event["kind"] == "gap"]
+    assert [gap["detail"]["to"] for gap in gaps] == [first - 1]
+    assert gaps[0]["time_ms"] == rows[0].wall_ns / 1e6
+    assert not journal.folder.exists()

@@ -132,7 +132,8 @@ class Assembler:
         before, now = self._batch_faults, (record.minor_faults, record.major_faults)
         if record.minor_faults < 0:
             return None, None
-        self._batch_faults = now
+        # Batch ends of several threads may come out of order, and no fault is to count twice.
+        self._batch_faults = now if before is None else (max(before[0], now[0]), max(before[1], now[1]))
         if before is None:
             return None, None
         return max(0, now[0] - before[0]), max(0, now[1] - before[1])
@@ -161,13 +162,12 @@ class Assembler:
 
     def _follow(self, context: Context) -> None:
         if context.mark in (Mark.TRAIN_BEGIN, Mark.PHASE_BEGIN):
-            if context.phase is not Phase.VALIDATION:
-                self._phases.clear()
-            self._phases.append(context)
+            # What stands deeper was left by an exception.
+            self._phases[context.depth :] = [context]
         elif context.mark is Mark.EPOCH_BEGIN:
             self._phases[-1:] = [context]
-        elif context.mark in (Mark.TRAIN_END, Mark.PHASE_END) and self._phases:
-            self._phases.pop()
+        elif context.mark in (Mark.TRAIN_END, Mark.PHASE_END):
+            del self._phases[context.depth :]
         if context.mark in (Mark.EPOCH_BEGIN, Mark.PHASE_BEGIN):
             self._begin_segment(context)
 
@@ -237,7 +237,9 @@ class Assembler:
 
     def end(self, wall_ns: int, mono_ns: int) -> Event:
         """The last row: how it ended, as far as can be told."""
-        outcome = "failed" if self.failed else "finished" if self.closed else "died"
+        # A phase still open at an orderly end was left by an exception that someone caught.
+        failed = self.failed or (bool(self.closed) and bool(self._phases))
+        outcome = "failed" if failed else "finished" if self.closed else "died"
         return self._event(EventKind.END, wall_ns, mono_ns, {"outcome": outcome})
 
     def _event(self, kind: EventKind, wall_ns: int, mono_ns: int, detail: dict[str, str | int | None]) -> Event:

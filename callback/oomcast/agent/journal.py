@@ -59,12 +59,16 @@ class _Segment:
 class Journal:
     """One source's unsent past; written and read by one process at a time."""
 
-    def __init__(self, folder: Path, *, max_bytes: int, segment_bytes: int = _SEGMENT_BYTES) -> None:
+    def __init__(
+        self, folder: Path, *, max_bytes: int, hello: bytes | None = None, segment_bytes: int = _SEGMENT_BYTES
+    ) -> None:
         """Open or make the journal in `folder`.
 
         Args:
             folder: this source's own.
             max_bytes: beyond it the oldest segment is dropped.
+            hello: the source's Hello message, kept so that another process can send this journal after our death; it is
+                written with the first frame, and again tried with the next if the disk was full.
             segment_bytes: a segment of this size is closed and a new one begun.
 
         Raises:
@@ -82,6 +86,7 @@ class Journal:
                 os.close(self._lock)
                 raise JournalError(f"{folder} is in use by a running agent") from error
         self._segments = [self._scan(path) for path in sorted(folder.glob("*.frames"))]
+        self._unwritten_hello = hello
         self._file: int | None = None
         self._cursor: tuple[Path | None, int, int] = (None, 0, 0)  # segment, offset behind the frame that ended at seq
         self.acknowledged = 0
@@ -100,15 +105,12 @@ class Journal:
             return (self.folder / "hello").read_bytes() or None
         return None
 
-    def write_hello(self, message: bytes) -> None:
-        """Keep the Hello, so that another process can send this journal after our death.
-
-        Raises:
-            OSError: the disk won't take it.
-        """
-        draft = self.folder / "hello.new"
-        draft.write_bytes(message)
-        draft.replace(self.folder / "hello")
+    def _write_hello(self) -> None:
+        if self._unwritten_hello is not None:
+            draft = self.folder / "hello.new"
+            draft.write_bytes(self._unwritten_hello)
+            draft.replace(self.folder / "hello")
+            self._unwritten_hello = None
 
     @property
     def last_seq(self) -> int:
@@ -131,6 +133,7 @@ class Journal:
         """
         if len(frame.payload) > _LONGEST:
             raise JournalError(f"a frame of {len(frame.payload)} bytes; at most {_LONGEST} can be sent")
+        self._write_hello()
         dropped = self._make_room(_FRAME.size + len(frame.payload))
         if self._file is None or self._segments[-1].size >= self._segment_bytes:
             self._new_segment(frame.first_seq)
@@ -193,10 +196,10 @@ class Journal:
     def close(self) -> None:
         """Give the files back; a journal with nothing left in it is removed."""
         self._close_file()
-        if not self.pending and self.last_seq:
-            for path in self.folder.iterdir():
-                path.unlink(missing_ok=True)
+        if not self.pending:
             with contextlib.suppress(OSError):
+                for path in self.folder.iterdir():
+                    path.unlink(missing_ok=True)
                 self.folder.rmdir()
         os.close(self._lock)
 

@@ -20,7 +20,7 @@ from oomcast.agent.outbox import Outbox
 from oomcast.agent.sender import Sender
 from oomcast.agent.starter import start_server_if_none
 from oomcast.errors import OomcastError
-from oomcast.handover import Handover, Note, Notice, read_handover
+from oomcast.handover import Handover, Note, Notice, hold, read_handover, remove_folder, sweep
 from oomcast.places import places
 from oomcast.probes.gpu import GpuProbe
 from oomcast.probes.limits import LimitProbe
@@ -35,6 +35,9 @@ _POLL_S = 0.05
 _TICK_S = 1.0
 # At a run's end the server gets this long to take the rest, as long as it answers at all; then the journal keeps it.
 _DELIVERY_S = 30.0
+# How long the end of a training may wait for a connection that is only being made.
+_GREETING_S = 0.5
+_KEPT = "the last samples are in the journal, not on the server: `oomcast sync` sends them"
 # A server started by us is up in a second or two; on a machine that pages, later.
 _SERVER_STARTS_S = 20.0
 _ROWS_PER_FRAME = 2000
@@ -71,6 +74,7 @@ class Agent:
         self._outbox = Outbox(self._open_journal())
         self._sender: Sender | None = None
         self._told_disk = False
+        self._server_starts_until = 0.0
         self._pidfd = _open_pidfd(self._pid)
 
     def _make_hello(self) -> bytes:
@@ -80,28 +84,28 @@ class Agent:
     def _open_journal(self) -> Journal | None:
         folder = places(self._handover.home).state / "journals" / self._handover.source.id
         try:
-            journal = Journal(folder, max_bytes=self._handover.journal_max)
-            journal.write_hello(self._hello)
+            return Journal(folder, max_bytes=self._handover.journal_max, hello=self._hello)
         except (OomcastError, OSError) as error:
             self._say(f"no journal, so what can't be delivered at once may be lost: {error}")
             return None
-        return journal
 
     async def run(self) -> None:
         """Until the training is gone and its story is told."""
+        sweep(self._folder.parent)
         sending = asyncio.create_task(self._send()) if self._handover.mode == "online" else None
         try:
             while not self._ended():
                 self._poll()
                 await asyncio.sleep(_POLL_S)
             self._finish()
-            await self._deliver()
+            if sending:
+                await self._deliver()
         finally:
             if sending:
                 sending.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await sending
-            self._say(None, done=True)
+                await asyncio.gather(sending, return_exceptions=True)
+            lost = self._outbox.pending and not self._outbox.kept
+            self._say("the last samples are lost: no server took them, and no disk" if lost else None, done=True)
             self._close()
 
     async def _send(self) -> None:
@@ -109,6 +113,7 @@ class Agent:
         with contextlib.suppress(OomcastError, OSError):
             if handover.autostart and start_server_if_none(handover.server, places(handover.home).state):
                 patience_s = _SERVER_STARTS_S
+                self._server_starts_until = time.monotonic() + patience_s
         self._sender = Sender(
             self._outbox, self._hello, handover.server, handover.token, self._say, patience_s=patience_s
         )
@@ -117,9 +122,7 @@ class Agent:
     def _ended(self) -> bool:
         if self._assembler.closed is not None:
             return True
-        watched = [fd for fd in (self._lifeline, self._pidfd) if fd is not None]
-        ready, _, _ = select.select(watched, [], [], 0)
-        return bool(ready)
+        return any_readable([fd for fd in (self._lifeline, self._pidfd) if fd is not None])
 
     def _poll(self) -> None:
         batch = self._ring.read()
@@ -192,16 +195,19 @@ class Agent:
             self._say(f"the journal can't be written ({self._outbox.disk_error}): free some space or set OOMCAST_HOME")
 
     async def _deliver(self) -> None:
-        if self._sender is None:
-            return
-        if self._outbox.pending and self._outbox.kept and self._sender.failures and not self._sender.connected:
-            # No server to wait for: the training may end now. It is tried some more without it.
-            self._say("the last samples are in the journal, not on the server: `oomcast sync` sends them", done=True)
-        deadline = time.monotonic() + _DELIVERY_S
-        tries = self._sender.failures + 2
-        while self._outbox.pending and time.monotonic() < deadline:
-            # A server that doesn't answer now is not waited for, unless only this process's memory holds the rest.
-            if self._sender.failures >= tries and self._outbox.kept:
+        started = time.monotonic()
+        first_failures = self._sender.failures if self._sender else 0
+        told = False
+        while self._outbox.pending and time.monotonic() < started + _DELIVERY_S:
+            sender = self._sender
+            away = sender is None or not sender.connected
+            if not told and away and self._outbox.kept and time.monotonic() > started + _GREETING_S:
+                # No server to wait for: the training may end now. It is tried some more without it.
+                told = True
+                self._say(None if time.monotonic() < self._server_starts_until else _KEPT, done=True)
+            # A server that doesn't answer is not waited for, unless it is starting, or only memory holds the rest.
+            tried = sender is not None and sender.failures >= first_failures + 2
+            if tried and self._outbox.kept and time.monotonic() > self._server_starts_until:
                 break
             await asyncio.sleep(0.02)
 
@@ -211,14 +217,19 @@ class Agent:
             os.write(self._uplink, msgspec.json.encode(Notice(text=text, done=done)) + b"\n")
 
     def _close(self) -> None:
-        self._outbox.close()
-        self._gpu.close()
-        self._ring.close()
-        self._notes.close()
-        with contextlib.suppress(OSError):
-            for path in self._folder.iterdir():
-                path.unlink()
-            self._folder.rmdir()
+        for close in (self._outbox.close, self._gpu.close, self._ring.close, self._notes.close):
+            with contextlib.suppress(Exception):
+                close()
+
+
+def any_readable(fds: list[int]) -> bool:
+    """Whether any of them has something, or has ended; at once. (`select` takes no number from 1024 up.)"""
+    if not hasattr(select, "poll"):
+        return bool(select.select(fds, [], [], 0)[0])
+    poll = select.poll()
+    for fd in fds:
+        poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _open_pidfd(pid: int) -> int | None:
@@ -230,11 +241,13 @@ def _open_pidfd(pid: int) -> int | None:
 
 def main(folder: Path, lifeline: int, uplink: int) -> None:
     """Run an agent in this process."""
-    # Its own session already, so no Ctrl-C comes; a `kill` of the whole job must not silence the witness.
-    for number in (signal.SIGINT, signal.SIGHUP):
+    # A signal to the whole job (Ctrl-C, a scheduler's or container's end) must not silence the witness: it ends when
+    # the training does.
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         with contextlib.suppress(ValueError, OSError):
             signal.signal(number, signal.SIG_IGN)
     os.set_blocking(uplink, False)
+    lock = hold(folder)
     try:
         asyncio.run(Agent(folder, lifeline, uplink).run())
     except Exception as error:
@@ -242,3 +255,7 @@ def main(folder: Path, lifeline: int, uplink: int) -> None:
         with contextlib.suppress(OSError):
             os.write(uplink, msgspec.json.encode(Notice(text=text, done=True)) + b"\n")
         raise
+    finally:
+        remove_folder(folder)
+        if lock is not None:
+            os.close(lock)

@@ -7,11 +7,11 @@ import collections
 from collections.abc import Iterable
 
 from oomcast.agent.journal import Journal, JournalFrame
-from oomcast.errors import JournalError
-from oomcast.sample import Event, EventKind
-from oomcast.wire import Frame, encode
+from oomcast.errors import JournalError, WireError
+from oomcast.sample import Event, EventKind, Sample
+from oomcast.wire import Frame, decode_agent_message, encode
 
-__all__ = ["Outbox"]
+__all__ = ["Outbox", "gap_frame"]
 
 # What a full disk may cost in memory: some 40 minutes of 100 batches/s. Beyond it the oldest frames are dropped.
 _MEMORY_BYTES = 8 << 20
@@ -95,8 +95,12 @@ class Outbox:
         if frame is None:
             frame = _first_after(self._memory, seq)
         if frame is not None and frame.first_seq > seq + 1:
-            return _gap(seq + 1, frame.first_seq - 1)
+            return gap_frame(seq + 1, frame.first_seq - 1, _time_of(frame), "journal full or damaged")
         return frame
+
+    def wake(self) -> None:
+        """Let `wait` return."""
+        self._news.set()
 
     async def wait(self) -> None:
         """Until something was appended or acknowledged."""
@@ -113,12 +117,26 @@ def _first_after(frames: Iterable[JournalFrame], seq: int) -> JournalFrame | Non
     return next((frame for frame in frames if frame.last_seq > seq), None)
 
 
-def _gap(first: int, last: int) -> JournalFrame:
-    # No clock: when those samples were taken went with them. The chart draws the hole between their neighbours.
-    detail: dict[str, str | int | None] = {
-        "from": first,
-        "to": last,
-        "reason": "lost from the journal: full or damaged",
-    }
-    event = Event(seq=last, kind=EventKind.GAP, wall_ns=0, mono_ns=0, epoch=None, batch=None, detail=detail)
+def gap_frame(first: int, last: int, wall_ns: int, reason: str) -> JournalFrame:
+    """A frame that stands for rows that are lost.
+
+    Args:
+        first: the first lost seq.
+        last: the last one.
+        wall_ns: when, as near as is known.
+        reason: in words.
+    """
+    detail: dict[str, str | int | None] = {"from": first, "to": last, "reason": reason}
+    event = Event(seq=last, kind=EventKind.GAP, wall_ns=wall_ns, mono_ns=0, epoch=None, batch=None, detail=detail)
     return JournalFrame(first, last, encode(Frame(first_seq=first, last_seq=last, events=[event])))
+
+
+def _time_of(frame: JournalFrame) -> int:
+    """The wall clock of a frame's first row: the lost ones were taken before it."""
+    try:
+        message = decode_agent_message(frame.payload)
+    except WireError:
+        return 0
+    assert isinstance(message, Frame)
+    rows: list[Sample | Event] = [*message.samples, *message.events]
+    return min((row.wall_ns for row in rows), default=0)

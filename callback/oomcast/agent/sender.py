@@ -10,10 +10,10 @@ import urllib.parse
 from collections.abc import Callable
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI, WebSocketException
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 
 from oomcast._version import __version__
-from oomcast.agent.outbox import Outbox
+from oomcast.agent.outbox import Outbox, gap_frame
 from oomcast.errors import WireError
 from oomcast.settings import LOOPBACK
 from oomcast.wire import MAX_MESSAGE_BYTES, PROTOCOL, Ack, Problem, Welcome, decode_server_message
@@ -25,6 +25,9 @@ _LONGEST_RETRY_S = 5.0
 _ANSWER_S = 10.0
 # Frames under way: enough to fill a fast line, few enough that a slow server's backlog stays in the journal.
 _WINDOW = 64
+_REFUSED_PAUSE_S = 1.0
+# A frame that the server still can't read is given up, or it would hold back all that follow.
+_MALFORMED_TRIES = 3
 
 
 class _Refused(Exception):  # noqa: N818  not an error of ours
@@ -62,6 +65,8 @@ class Sender:
         self._told: str | None = None
         self._quiet_until = time.monotonic() + patience_s
         self._sent = 0
+        self._under_way: list[int] = []  # last seqs of frames that wait for their answer
+        self._malformed = 0  # how often the frame after the watermark was refused as such
         self.connected = False
         self.failures = 0
 
@@ -69,17 +74,21 @@ class Sender:
         """Deliver until cancelled."""
         pause = _FIRST_RETRY_S
         while True:
+            refused = False
             try:
                 async with self._connect() as connection:
                     await self._converse(connection)
             except _Refused as refusal:
+                refused = True
                 self._tell(str(refusal))
-                pause = _LONGEST_RETRY_S
-            except (OSError, asyncio.TimeoutError, WebSocketException, WireError) as error:
+            except Exception as error:  # also what resolvers and proxies raise of their own
                 if not isinstance(error, OSError) or time.monotonic() > self._quiet_until:
                     self._tell(self._explain(error))
-            if self.connected:
-                self.connected, pause = False, _FIRST_RETRY_S
+            if refused:
+                pause = _LONGEST_RETRY_S
+            elif self.connected:
+                pause = _FIRST_RETRY_S
+            self.connected = False
             self.failures += 1
             # Full jitter: a thousand agents whose server restarts must not come back in step.
             await asyncio.sleep(pause * (0.5 + random.random() / 2))  # noqa: S311  no secret hangs on it
@@ -131,22 +140,26 @@ class Sender:
                 "install the same version on both sides"
             )
         self._outbox.acknowledge(answer.watermark)
+        self._under_way.clear()
         self._sent = answer.watermark
 
     async def _pump(self, connection: ClientConnection) -> None:
-        under_way: list[int] = []
         while True:
-            under_way = [seq for seq in under_way if seq > self._outbox.acknowledged]
-            frame = self._outbox.next_after(self._sent) if len(under_way) < _WINDOW else None
+            self._under_way = [seq for seq in self._under_way if seq > self._outbox.acknowledged]
+            frame = self._outbox.next_after(self._sent) if len(self._under_way) < _WINDOW else None
             if frame is None:
                 await self._outbox.wait()
                 continue
+            if self._malformed >= _MALFORMED_TRIES and frame.first_seq <= self._outbox.acknowledged + 1:
+                frame = gap_frame(frame.first_seq, frame.last_seq, time.time_ns(), "the server could not read it")
             self._sent = frame.last_seq
-            under_way.append(frame.last_seq)
+            self._under_way.append(frame.last_seq)
             await connection.send(frame.payload)
 
     async def _take(self, answer: Welcome | Ack | Problem) -> None:
         if isinstance(answer, Ack):
+            if answer.seq > self._outbox.acknowledged:
+                self._malformed = 0
             self._outbox.acknowledge(answer.seq)
         elif isinstance(answer, Problem):
             if answer.fatal:
@@ -154,12 +167,18 @@ class Sender:
             if answer.code == "rejected":
                 self._on_notice(f"{self._server} could not take some samples: {answer.message}")
                 return
-            if answer.code == "store":
-                self._tell(f"{self._server} can't store samples now: {answer.message}")
-                await asyncio.sleep(1)
-            # Said again from what it has: what comes twice is harmless.
-            self._sent = self._outbox.acknowledged if answer.seq is None else answer.seq
-            self._outbox.acknowledge(0)  # wakes the pump
+            if answer.code == "malformed":
+                self._malformed += 1
+            if answer.code != "sequence":
+                self._tell(f"{self._server} can't take samples now: {answer.message}")
+                await asyncio.sleep(_REFUSED_PAUSE_S)
+            self._rewind(self._outbox.acknowledged if answer.seq is None else answer.seq)
+
+    def _rewind(self, seq: int) -> None:
+        """Send again what comes after `seq`; what comes twice is harmless."""
+        self._under_way.clear()
+        self._sent = min(self._sent, seq)
+        self._outbox.wake()
 
     def _tell(self, text: str) -> None:
         if text != self._told:

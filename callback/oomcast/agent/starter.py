@@ -8,7 +8,7 @@ from pathlib import Path
 
 from oomcast import local_server
 from oomcast.places import make_private
-from oomcast.settings import DEFAULT_SERVER
+from oomcast.settings import AGENT_LIMITS, DEFAULT_SERVER, inherited_environment
 
 __all__ = ["start_server_if_none"]
 
@@ -29,9 +29,18 @@ def start_server_if_none(server: str, state: Path) -> bool:
         subprocess.Popen(
             [sys.executable, "-m", "oomcast_server", "serve", "--quiet-if-running"],
             cwd=state,
+            env=_environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,  # it prints the link, and the link has the token in it
             stderr=log,
             start_new_session=True,
         )
     return True
+
+
+def _environment() -> dict[str, str]:
+    # What keeps the agent small is not for the server.
+    environment = inherited_environment()
+    for name in AGENT_LIMITS:
+        environment.pop(name, None)
+    return environment

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from oomcast.wire import Hello, decode_agent_message
 __all__ = ["Synced", "sync"]
 
 _GIVE_UP_AFTER = 2  # failed connections
+_STANDSTILL_S = 30.0
 
 
 class Synced(NamedTuple):
@@ -68,8 +70,14 @@ async def _send(journal: Journal, server: str, token: str | None, on_notice: Cal
     outbox = Outbox(journal)
     sender = Sender(outbox, hello, server, token, on_notice)
     sending = asyncio.create_task(sender.run())
+    progress, since = 0, time.monotonic()
     try:
         while not (sender.connected and not outbox.pending) and sender.failures < _GIVE_UP_AFTER:
+            if outbox.acknowledged > progress:
+                progress, since = outbox.acknowledged, time.monotonic()
+            if time.monotonic() > since + _STANDSTILL_S:
+                on_notice(f"{server} has taken nothing for {_STANDSTILL_S:.0f} s: try again later")
+                break
             await asyncio.sleep(0.02)
     finally:
         sending.cancel()

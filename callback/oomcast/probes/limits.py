@@ -133,7 +133,7 @@ def _cgroups(pid: int, root: Path) -> list[_Cgroup]:
 
 def _memberships(pid: int, root: Path) -> list[tuple[int, Path, str]]:
     """(cgroup version, mount point, path) of the hierarchies that can limit memory."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):
         mounts = _mounts(root)
         lines = _read(f"{root}/proc/{pid}/cgroup").splitlines()
         found = []
@@ -167,8 +167,9 @@ def _stat(folder: str, key: str) -> int:
 
 
 def _read(path: str) -> str:
+    # To its end: a read of a file in /proc gives a page at most, and a container's mounts are longer.
     with open(path, "rb", buffering=0) as file:
-        return file.read(16384).decode("ascii", "replace")
+        return file.readall().decode("ascii", "replace")
 
 
 class _Rlimit(NamedTuple):
