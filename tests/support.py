@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from oomcast.agent.journal import Journal, journal_folders
@@ -40,6 +41,38 @@ def eventually(condition: Callable[[], object], timeout: float = 15.0, what: str
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not come true within {timeout} s"
         time.sleep(0.01)
+
+
+CGROUP = Path("/sys/fs/cgroup/memory")
+"""Where a memory controller of cgroup v1 can be written on some machines, as root."""
+
+
+def why_no_box() -> str | None:
+    """Why no memory cgroup can be made here; None where one can."""
+    if sys.platform != "linux" or os.geteuid() != 0 or not os.access(CGROUP / "memory.limit_in_bytes", os.W_OK):
+        return "needs root and a writable cgroup v1 memory controller"
+    return None
+
+
+@contextlib.contextmanager
+def memory_box(limit_bytes: int) -> Iterator[Path]:
+    """A memory cgroup of one's own; whatever is still in it at the end is moved out, and it is removed."""
+    box = CGROUP / f"oomcast-test-{os.getpid()}"
+    box.mkdir()
+    try:
+        (box / "memory.limit_in_bytes").write_text(str(limit_bytes))
+        yield box
+    finally:
+        for pid in (box / "cgroup.procs").read_text().split():
+            with contextlib.suppress(OSError):
+                (CGROUP / "cgroup.procs").write_text(pid)
+        eventually(lambda: _removed(box), what=f"removal of {box}")
+
+
+def _removed(box: Path) -> bool:
+    with contextlib.suppress(OSError):
+        box.rmdir()
+    return not box.exists()
 
 
 def journals(home: Path) -> dict[str, tuple[Hello, Rows]]:

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from oomcast.agent.assembler import Assembler, Outside
+from oomcast.agent.verdict import Evidence, judge
 from oomcast.handover import Note
 from oomcast.probes.limits import Limit
 from oomcast.probes.process import PAGE_BYTES, ProcessReading
@@ -162,25 +163,17 @@ def test_a_limit_is_told_once_and_again_when_it_moves() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("closed", "exception", "outcome"),
-    [(True, False, "finished"), (True, True, "failed"), (False, True, "failed"), (False, False, "died")],
-)
-def test_how_it_ended(closed: bool, exception: bool, outcome: str) -> None:
-    training = Training()
-    if exception:
-        detail: dict[str, str | int | None] = {"type": "ValueError", "message": "no"}
-        training.assembler.note(Note(kind=EventKind.EXCEPTION, mono_ns=1, wall_ns=1, detail=detail))
-    if closed:
-        training.record(Mark.CLOSE, step=1)
-    assert training.assembler.end(1, 1).detail == {"outcome": outcome}
-
-
-def test_a_phase_still_open_at_an_orderly_end_was_not_finished() -> None:
+def test_what_the_process_said_of_its_end_is_evidence() -> None:
     training = Training()
     training.begin(Mark.TRAIN_BEGIN, Phase.TRAIN)
+    detail: dict[str, str | int | None] = {"type": "ValueError", "message": "no"}
+    training.assembler.note(Note(kind=EventKind.EXCEPTION, mono_ns=1, wall_ns=1, detail=detail))
     training.record(Mark.CLOSE, step=1)
-    assert training.assembler.end(1, 1).detail == {"outcome": "failed"}
+    assert training.assembler.evidence() == Evidence(closed=True, open_phase=True, exception=("ValueError", "no"))
+
+
+def test_a_process_that_was_cut_short_has_said_nothing() -> None:
+    assert Training().assembler.evidence() == Evidence()
 
 
 def test_seqs_follow_each_other_whatever_the_row() -> None:
@@ -191,6 +184,6 @@ def test_seqs_follow_each_other_whatever_the_row() -> None:
         training.assembler.tick(time.time_ns(), 1, NOWHERE),
         training.assembler.gap(1, 1, 3),
         training.batch(1),
-        training.assembler.end(1, 1),
+        training.assembler.end(1, 1, judge(Evidence(closed=True))),
     ]
     assert [row.seq for row in rows] == [2, 3, 4, 5, 6]

@@ -63,7 +63,7 @@ def test_fit_evaluate_and_predict_of_one_instance_are_one_run(home: Path) -> Non
         {"epochs": 1, "steps": 5},
     ]
     assert "tensorflow" in str(events(rows, EventKind.MODEL)[0].detail["backend"])
-    assert events(rows, EventKind.END)[0].detail == {"outcome": "finished"}
+    assert events(rows, EventKind.END)[0].detail["outcome"] == "finished"
     assert all(row.rss_bytes and row.peak_bytes and row.duration_ns and row.limit_bytes for row in seen)
 
 
@@ -155,7 +155,7 @@ def test_a_fit_that_raises_is_told_and_the_next_fit_is_recorded_as_well(home: Pa
     rows = recorded(home, "raised")
     assert [row.step for row in batches(rows)] == [0, 1, 2, 0, 1, 2, 3, 4]
     assert events(rows, EventKind.EXCEPTION)[0].detail == {"type": "ValueError", "message": "the end"}
-    assert events(rows, EventKind.END)[0].detail == {"outcome": "failed"}
+    assert events(rows, EventKind.END)[0].detail["outcome"] == "failed"
 
 
 def test_a_fit_inside_a_fit_gives_both_and_goes_back_to_the_outer(home: Path) -> None:
@@ -174,7 +174,7 @@ def test_a_fit_inside_a_fit_gives_both_and_goes_back_to_the_outer(home: Path) ->
     rows = recorded(home, "nested")
     assert [row.step for row in batches(rows)] == [0, 0, 1, 2, 1, 2, 3, 4] * 2
     assert [row.epoch for row in batches(rows)] == [0] * 8 + [1, 0, 0, 0, 1, 1, 1, 1]
-    assert events(rows, EventKind.END)[0].detail == {"outcome": "finished"}
+    assert events(rows, EventKind.END)[0].detail["outcome"] == "finished"
 
 
 def test_predict_and_evaluate_inside_a_fit_of_the_same_model_leave_its_epochs_alone(home: Path) -> None:
@@ -197,7 +197,7 @@ def test_predict_and_evaluate_inside_a_fit_of_the_same_model_leave_its_epochs_al
     assert [row.phase for row in seen] == one * 2
     assert [event.epoch for event in events(rows, EventKind.EPOCH_END)] == [0, 1]
     assert len(events(rows, EventKind.TRAIN_END)) == 1
-    assert events(rows, EventKind.END)[0].detail == {"outcome": "finished"}
+    assert events(rows, EventKind.END)[0].detail["outcome"] == "finished"
 
 
 def test_a_fit_left_by_a_caught_exception_has_not_finished(home: Path) -> None:
@@ -214,7 +214,7 @@ def test_a_fit_left_by_a_caught_exception_has_not_finished(home: Path) -> None:
         home,
     )
     assert result.returncode == 0, result.stderr
-    assert events(recorded(home, "caught"), EventKind.END)[0].detail == {"outcome": "failed"}
+    assert events(recorded(home, "caught"), EventKind.END)[0].detail["outcome"] == "failed"
 
 
 def test_sparse_samples_cover_every_phase_to_its_end(home: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import subprocess
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from oomcast.sample import Kind, Sample
-from tests.support import batches, recorded, run_script
+from tests.support import batches, memory_box, recorded, run_script, why_no_box
 
 pytestmark = pytest.mark.fast
 
@@ -135,14 +134,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >= before)
     assert [row.peak_bytes for row in batches(recorded(home, "hands off"))] == [None]
 
 
-CGROUP = Path("/sys/fs/cgroup/memory")
-
-
 def _why_no_swap() -> str | None:
-    if sys.platform != "linux" or os.geteuid() != 0:
-        return "needs root on Linux, to add a swap file"
-    if not os.access(CGROUP / "memory.limit_in_bytes", os.W_OK):
-        return "needs a writable cgroup v1 memory controller"
+    if why_no_box():
+        return why_no_box()
     if not shutil.which("mkswap") or not shutil.which("swapon"):
         return "needs mkswap and swapon"
     return None
@@ -164,14 +158,8 @@ def swap(tmp_path: Path) -> Iterator[None]:
 
 @pytest.fixture
 def small_box() -> Iterator[Path]:
-    box = CGROUP / f"oomcast-test-{os.getpid()}"
-    box.mkdir()
-    (box / "memory.limit_in_bytes").write_text(str(96 * MIB))
-    yield box
-    with contextlib.suppress(OSError):
-        for pid in (box / "cgroup.procs").read_text().split():
-            Path("/sys/fs/cgroup/memory/cgroup.procs").write_text(pid)
-    box.rmdir()
+    with memory_box(96 * MIB) as box:
+        yield box
 
 
 @pytest.mark.skipif(_why_no_swap() is not None, reason=str(_why_no_swap()))

@@ -38,6 +38,8 @@ test("a finished run says its epochs and its peak", () => {
 
 test("a dead run says where, and how much was free", () => {
   assert.equal(say({ state: "died", headroom_bytes: 12 * MIB }), "Died without a word at batch 210, with 12 MiB free.");
+  const outcome = { type: "oom killed", message: "Killed by the kernel: out of memory." };
+  assert.equal(say({ state: "died", outcome }), "Killed by the kernel: out of memory.");
   assert.equal(say({ state: "died", batch: null, headroom_bytes: null }), "Died without a word before the first batch.");
 });
 

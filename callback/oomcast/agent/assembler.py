@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from typing import NamedTuple
 
+from oomcast.agent.verdict import Evidence, Verdict
 from oomcast.handover import Note
 from oomcast.probes.limits import Limit
 from oomcast.probes.process import ProcessReading, parse_statm
@@ -62,7 +63,7 @@ class Assembler:
         self._tick_faults: tuple[int, int] | None = None
         self._limit: tuple[str, int] | None = None
         self.closed: bool | None = None  # whether the process ended as it should; None: it has not said
-        self.failed = False
+        self.exception: tuple[str, str] | None = None  # type and message of the one that ended Python
         self.peak_bytes: int | None = None
         self.samples = 0
 
@@ -183,7 +184,8 @@ class Assembler:
 
     def note(self, note: Note) -> Event:
         """The event for a line that the session wrote."""
-        self.failed = self.failed or note.kind is EventKind.EXCEPTION
+        if note.kind is EventKind.EXCEPTION:
+            self.exception = (str(note.detail.get("type") or ""), str(note.detail.get("message") or ""))
         return self._event(note.kind, note.wall_ns, note.mono_ns, note.detail)
 
     def tick(self, wall_ns: int, mono_ns: int, outside: Outside) -> Sample:
@@ -235,12 +237,13 @@ class Assembler:
         detail: dict[str, str | int | None] = {"records": lost, "reason": "the ring was overwritten before it was read"}
         return self._event(EventKind.GAP, wall_ns, mono_ns, detail)
 
-    def end(self, wall_ns: int, mono_ns: int) -> Event:
-        """The last row: how it ended, as far as can be told."""
-        # A phase still open at an orderly end was left by an exception that someone caught.
-        failed = self.failed or (bool(self.closed) and bool(self._phases))
-        outcome = "failed" if failed else "finished" if self.closed else "died"
-        return self._event(EventKind.END, wall_ns, mono_ns, {"outcome": outcome})
+    def evidence(self) -> Evidence:
+        """What the training's own process has said of its end."""
+        return Evidence(closed=self.closed, open_phase=bool(self._phases), exception=self.exception)
+
+    def end(self, wall_ns: int, mono_ns: int, verdict: Verdict) -> Event:
+        """The last row: how it ended."""
+        return self._event(EventKind.END, wall_ns, mono_ns, verdict.detail())
 
     def _event(self, kind: EventKind, wall_ns: int, mono_ns: int, detail: dict[str, str | int | None]) -> Event:
         epoch = self._phases[-1].epoch if self._phases else -1

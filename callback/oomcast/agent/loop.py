@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import select
 import signal
@@ -19,9 +20,11 @@ from oomcast.agent.order import Order
 from oomcast.agent.outbox import Outbox
 from oomcast.agent.sender import Sender
 from oomcast.agent.starter import start_server_if_none
+from oomcast.agent.verdict import Verdict, judge
 from oomcast.errors import OomcastError
 from oomcast.handover import Handover, Note, Notice, hold, read_handover, remove_folder, sweep
 from oomcast.places import places
+from oomcast.probes.death import ExitStatus, KernelLog, KillCounters, exit_status
 from oomcast.probes.gpu import GpuProbe
 from oomcast.probes.limits import LimitProbe
 from oomcast.probes.process import read_process
@@ -35,6 +38,8 @@ _POLL_S = 0.05
 _TICK_S = 1.0
 # At a run's end the server gets this long to take the rest, as long as it answers at all; then the journal keeps it.
 _DELIVERY_S = 30.0
+# How long to wait for somebody who can say how the process ended; the verdict is to be on the server within two.
+_STATUS_S = 1.0
 # How long the end of a training may wait for a connection that is only being made.
 _GREETING_S = 0.5
 _KEPT = "the last samples are in the journal, not on the server: `oomcast sync` sends them"
@@ -66,6 +71,8 @@ class Agent:
         self._notes = open(folder / "notes", "rb")  # noqa: SIM115  as long as the agent
         self._gpu = GpuProbe()
         self._limits = LimitProbe(self._pid)
+        self._kills = KillCounters(self._pid)
+        self._log = KernelLog()
         self._order = Order()
         self._assembler = Assembler()
         self._outside = Outside()
@@ -97,7 +104,7 @@ class Agent:
             while not self._ended():
                 self._poll()
                 await asyncio.sleep(_POLL_S)
-            self._finish()
+            await self._finish()
             if sending:
                 await self._deliver()
         finally:
@@ -122,7 +129,8 @@ class Agent:
     def _ended(self) -> bool:
         if self._assembler.closed is not None:
             return True
-        return any_readable([fd for fd in (self._lifeline, self._pidfd) if fd is not None])
+        # The life-line may be closed by a program that closes all files it doesn't know; the pidfd can't.
+        return any_readable([self._lifeline if self._pidfd is None else self._pidfd])
 
     def _poll(self) -> None:
         batch = self._ring.read()
@@ -144,6 +152,8 @@ class Agent:
 
     def _look(self, *, anew: bool) -> None:
         process = read_process(self._pid)
+        if process.rss_bytes is None and self._outside.limit is not None:
+            return  # gone, and what is charged now is not what was charged then: the last look stands
         self._outside = Outside(process, self._limits.binding(process, anew=anew))
 
     def _read_notes(self) -> list[Event]:
@@ -167,7 +177,7 @@ class Agent:
         rows.append(sample)
         return rows
 
-    def _finish(self) -> None:
+    async def _finish(self) -> None:
         # First what was written in order, then what a writer that died left behind a hole.
         self._poll()
         batch = self._ring.drain()
@@ -176,8 +186,30 @@ class Agent:
             rows.append(self._assembler.gap(time.time_ns(), time.monotonic_ns(), batch.lost))
         rows.extend(self._assemble(self._order.take(batch.records, time.monotonic_ns(), final=True)))
         rows.extend(self._read_notes())
-        rows.append(self._assembler.end(time.time_ns(), time.monotonic_ns()))
+        verdict = await self._judge()
+        rows.append(self._assembler.end(time.time_ns(), time.monotonic_ns(), verdict))
         self._post(rows, [])
+
+    async def _judge(self) -> Verdict:
+        said = self._assembler.evidence()
+        status = None if said.closed is not None else await self._wait_for_status()
+        return judge(
+            dataclasses.replace(
+                said,
+                status=status,
+                kills_before=self._kills.before,
+                kills_after=self._kills.read(),
+                logged=self._pid in self._log.killed(),
+                limit=self._outside.limit,
+            )
+        )
+
+    async def _wait_for_status(self) -> ExitStatus | None:
+        # Until its parent has waited for it, or at once while it is a zombie that we may ask.
+        deadline = time.monotonic() + _STATUS_S
+        while (status := exit_status(self._pid, self._pidfd)) is None and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        return status
 
     def _post(self, rows: list[Sample | Event], gpus: list[GpuReading]) -> None:
         for start in range(0, len(rows), _ROWS_PER_FRAME):
@@ -217,7 +249,7 @@ class Agent:
             os.write(self._uplink, msgspec.json.encode(Notice(text=text, done=done)) + b"\n")
 
     def _close(self) -> None:
-        for close in (self._outbox.close, self._gpu.close, self._ring.close, self._notes.close):
+        for close in (self._outbox.close, self._gpu.close, self._log.close, self._ring.close, self._notes.close):
             with contextlib.suppress(Exception):
                 close()
 

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 from oomcast.probes.process import ProcessReading
 
-__all__ = ["Limit", "LimitProbe", "binding", "read_limits"]
+__all__ = ["Limit", "LimitProbe", "binding", "memory_cgroups", "read_limits"]
 
 # v1 says "no limit" by the largest multiple of the page size that fits 63 bits; nothing real is near it.
 _UNLIMITED = 1 << 60
@@ -81,6 +81,11 @@ class LimitProbe:
 def read_limits(pid: int, process: ProcessReading, root: Path = Path("/")) -> list[Limit]:
     """Every limit that could stop `pid` now; see `LimitProbe`."""
     return LimitProbe(pid, root).read(process)
+
+
+def memory_cgroups(pid: int, root: Path = Path("/")) -> list[tuple[int, str]]:
+    """(version, folder) of every memory cgroup that `pid` is in, its own first, then those above it."""
+    return [(cgroup.version, cgroup.folder) for cgroup in _cgroups(pid, root)]
 
 
 class _Readable(Protocol):

@@ -115,7 +115,7 @@ function describe({ kind, detail }) {
   const parts = {
     notice: [detail.text],
     exception: [detail.type, detail.message],
-    end: [detail.outcome],
+    end: [detail.text ?? detail.outcome, detail.evidence],
     limit: [detail.kind],
     gap: [detail.reason],
   }[kind] ?? [];

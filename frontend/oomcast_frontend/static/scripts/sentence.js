@@ -60,6 +60,7 @@ function finished(run) {
 
 /** @param {RunSummary} run */
 function died(run) {
+  if (run.outcome?.message) return run.outcome.message;
   const free = run.headroom_bytes === null ? null : formatBytes(Math.max(0, run.headroom_bytes));
   return STRINGS.sentence.died(run.batch === null ? null : formatOrdinal(run.batch), free);
 }
