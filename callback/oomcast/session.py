@@ -76,7 +76,7 @@ class Session:
             self._notes = os.open(self._folder / "notes", flags, 0o600)
             settings = self._settings
             self._recorder = Recorder(self._ring, reset_peak=settings.reset_peak, sample_every=settings.sample_every)
-            self._sidecar = Sidecar(self._folder, console.say)
+            self._sidecar = Sidecar(self._folder, console.say, self._hold)
         except BaseException:
             self._close_files()
             remove_folder(self._folder)

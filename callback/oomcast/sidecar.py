@@ -28,12 +28,14 @@ __all__ = ["Sidecar"]
 class Sidecar:
     """One running agent."""
 
-    def __init__(self, folder: Path, on_text: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, on_text: Callable[[str], None], hold: int | None = None) -> None:
         """Start the agent on a session's folder.
 
         Args:
             folder: where handover, ring and notes lie; the agent removes it at its end.
             on_text: called in another thread with lines for the user.
+            hold: the open file that holds `folder`; the agent shares it from birth, or another's sweep could come in
+                between our death and its first line of Python.
 
         Raises:
             OSError: no process could be started.
@@ -46,7 +48,7 @@ class Sidecar:
         watched, self._lifeline = os.pipe()
         self._downlink, uplink = os.pipe()
         try:
-            self._process = _start(folder, watched, uplink)
+            self._process = _start(folder, watched, uplink, () if hold is None else (hold,))
         except BaseException:
             os.close(self._lifeline)
             os.close(self._downlink)
@@ -118,7 +120,7 @@ def _leave_running() -> None:
         process.returncode = 0
 
 
-def _start(folder: Path, watched: int, uplink: int) -> subprocess.Popen[bytes]:
+def _start(folder: Path, watched: int, uplink: int, shared: tuple[int, ...]) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "oomcast.agent", str(folder), str(watched), str(uplink)]
     return subprocess.Popen(
         command,
@@ -128,7 +130,7 @@ def _start(folder: Path, watched: int, uplink: int) -> subprocess.Popen[bytes]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        pass_fds=(watched, uplink),
+        pass_fds=(watched, uplink, *shared),
         start_new_session=True,  # Ctrl-C and a closed terminal are for the training; the agent tells of them
     )
 

@@ -22,7 +22,7 @@ from oomcast.agent.sender import Sender
 from oomcast.agent.starter import start_server_if_none
 from oomcast.agent.verdict import Verdict, judge
 from oomcast.errors import OomcastError
-from oomcast.handover import Handover, Note, Notice, hold, read_handover, remove_folder, sweep
+from oomcast.handover import Handover, Note, Notice, read_handover, remove_folder, sweep
 from oomcast.places import places
 from oomcast.probes.death import ExitStatus, KernelLog, KillCounters, exit_status
 from oomcast.probes.gpu import GpuProbe
@@ -279,7 +279,6 @@ def main(folder: Path, lifeline: int, uplink: int) -> None:
         with contextlib.suppress(ValueError, OSError):
             signal.signal(number, signal.SIG_IGN)
     os.set_blocking(uplink, False)
-    lock = hold(folder)
     try:
         asyncio.run(Agent(folder, lifeline, uplink).run())
     except Exception as error:
@@ -289,5 +288,3 @@ def main(folder: Path, lifeline: int, uplink: int) -> None:
         raise
     finally:
         remove_folder(folder)
-        if lock is not None:
-            os.close(lock)
