@@ -99,6 +99,15 @@ def sync() -> None:
 
 
 @app.command()
+def doctor() -> None:
+    """Try every probe and every way to the server on this machine, and say what works and why not."""
+    from oomcast.doctor import examine  # psutil, NVML: what no other command needs
+
+    for finding in examine(_settings()):
+        typer.echo(f"{'✓' if finding.good else '–'} {finding.name:30}{finding.text}")
+
+
+@app.command()
 def demo(
     scenario: Annotated[Scenario, typer.Option(help="What the training does to its memory.")] = Scenario.HEALTHY,
     headroom: Annotated[

@@ -16,7 +16,6 @@ import struct
 import sys
 import time
 from collections.abc import Callable
-from io import FileIO
 from typing import NamedTuple, Protocol
 
 from oomcast.ring import HEADER_BYTES, SLOT_BYTES, STATM_BYTES, USED_BYTES, RingWriter
@@ -100,6 +99,17 @@ class _Reads(NamedTuple):
     rearm: Callable[[], object]
 
 
+class _OpenFile:
+    """A file number that is given back with the last who needs it; unlike `FileIO`, without a warning."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        with contextlib.suppress(OSError):
+            os.close(self.number)
+
+
 class Recorder:
     """Turns hook calls into ring records. Thread-safe: each call stands alone."""
 
@@ -113,7 +123,7 @@ class Recorder:
         """
         self._ring = ring
         self._every = sample_every
-        self._files: list[FileIO] = []
+        self._files: list[_OpenFile] = []
         self._statm = self._open("/proc/self/statm", os.O_RDONLY)
         self._clear_refs = self._open("/proc/self/clear_refs", os.O_WRONLY) if reset_peak else None
         self._status: int | None = None
@@ -125,9 +135,8 @@ class Recorder:
         if sys.platform != "linux":
             return None
         with contextlib.suppress(OSError):
-            file = FileIO(os.open(path, flags | os.O_CLOEXEC), "rb" if flags == os.O_RDONLY else "wb")
-            self._files.append(file)
-            return file.fileno()
+            self._files.append(_OpenFile(os.open(path, flags | os.O_CLOEXEC)))
+            return self._files[-1].number
         return None
 
     def _try_rearm(self) -> bool:
@@ -263,7 +272,7 @@ class Recorder:
         self._ring.close()
         nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         for file in self._files:
-            os.dup2(nowhere, file.fileno(), inheritable=False)
+            os.dup2(nowhere, file.number, inheritable=False)
         os.close(nowhere)
 
 

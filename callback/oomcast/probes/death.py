@@ -119,6 +119,11 @@ class KernelLog:
                 self._fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
                 os.lseek(self._fd, 0, os.SEEK_END)
 
+    @property
+    def readable(self) -> bool:
+        """Whether it can be read here, and its pids are ours."""
+        return self._fd is not None
+
     def killed(self) -> set[int]:
         """The pids that the kernel says it killed for memory, since the last call."""
         pids: set[int] = set()
