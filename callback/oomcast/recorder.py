@@ -102,12 +102,16 @@ class _Reads(NamedTuple):
 class _OpenFile:
     """A file number that is given back with the last who needs it; unlike `FileIO`, without a warning."""
 
+    _close = staticmethod(os.close)  # by the class: at the interpreter's end, modules may be empty already
+
     def __init__(self, number: int) -> None:
         self.number = number
 
     def __del__(self) -> None:
-        with contextlib.suppress(OSError):
-            os.close(self.number)
+        try:  # noqa: SIM105  the same
+            self._close(self.number)
+        except OSError:
+            pass
 
 
 class Recorder:
