@@ -204,11 +204,12 @@ class MemoryMonitor(Callback):  # type: ignore[misc]  # keras ships no types
         self._install()
 
     def _end(self, mark: Mark, *phases: Phase) -> None:
-        while self._levels and self._levels[-1].context.phase not in phases:
+        if not any(level.context.phase in phases for level in self._levels):
+            return  # its begin was not recorded
+        while self._levels[-1].context.phase not in phases:
             self._levels.pop()  # left by an exception that someone caught
-        if self._levels:
-            self._mark(mark)
-            self._levels.pop()
+        self._mark(mark)
+        self._levels.pop()
         if self._levels:
             self._install(self._levels[-1].hooks)
 
