@@ -53,7 +53,14 @@ def serve(context: typer.Context) -> None:
 @app.command(context_settings=_PASS_ON)
 def stop(context: typer.Context) -> None:
     """Stop the server that runs in the background on this machine."""
-    _server_command("stop", context.args)
+    _server_command("stop", [*_port_of_server(context.args), *context.args])
+
+
+def _port_of_server(arguments: list[str]) -> list[str]:
+    # The server that trainings here would use, unless another is named.
+    parts = urllib.parse.urlsplit(_settings().server)
+    named = any(argument.startswith(("--port", "--help")) for argument in arguments)
+    return [] if named or parts.hostname not in settings.LOOPBACK or not parts.port else ["--port", str(parts.port)]
 
 
 def _server_command(name: str, arguments: list[str]) -> NoReturn:
@@ -91,7 +98,7 @@ def sync() -> None:
         places(values.home).state, values.server, _token_for_server(values), console.say, journal_max=values.journal_max
     )
     if not results:
-        typer.echo("nothing to send: every journal on this machine is delivered, or its training still runs")
+        typer.echo("nothing to send: no journal is left here, or its training (or the agent's last seconds) still runs")
     for result in results:
         outcome = f"sent, {result.rows} rows" if result.delivered else "not sent, still in the journal"
         typer.echo(f"{result.run_name}: {outcome}")

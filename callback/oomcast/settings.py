@@ -45,14 +45,15 @@ def parse_size(text: str | int) -> int:
     Raises:
         ValueError: not a size.
     """
-    if isinstance(text, int):
-        number, unit = float(text), ""
-    else:
-        digits = text.strip().rstrip("aAbBgGiIkKmMtT ")
-        unit = text.strip()[len(digits) :].strip().lower()
+    expected = "expected a size such as 256MiB or 8GiB"
+    digits = str(text).strip().rstrip("aAbBgGiIkKmMtT ")
+    unit = str(text).strip()[len(digits) :].strip().lower()
+    try:
         number = float(digits)
-    if unit not in _SIZE_UNITS or number < 0:
-        raise ValueError("expected a size such as 256MiB or 8GiB")
+    except ValueError:
+        raise ValueError(expected) from None
+    if unit not in _SIZE_UNITS or not 0 <= number < 1e18:
+        raise ValueError(expected)
     return int(number * _SIZE_UNITS[unit])
 
 
@@ -78,9 +79,13 @@ def _flag(value: Any) -> bool:
 
 
 def _positive(value: Any) -> int:
-    number = int(value)
+    expected = "expected a whole number from 1 up"
+    try:
+        number = int(value)
+    except (ValueError, TypeError):
+        raise ValueError(expected) from None
     if number < 1 or (isinstance(value, float) and value != number):
-        raise ValueError("expected a whole number from 1 up")
+        raise ValueError(expected)
     return number
 
 
@@ -211,7 +216,7 @@ def resolve(
         except SettingsError as error:
             if from_code or on_bad_variable is None:
                 raise
-            on_bad_variable(error)
+            on_bad_variable(SettingsError(f"{error}; using {setting.default or 'none'} instead"))
             values[setting.name] = setting.default
     return values
 
@@ -222,7 +227,7 @@ def _parse(setting: Setting, value: Any, from_code: bool) -> Any:
     except (ValueError, TypeError, OverflowError) as error:
         where = setting.name if from_code else setting.variable
         shown = "…" if setting.name == "token" else repr(value)
-        raise SettingsError(f"{where}={shown} can't be used: {error}") from error
+        raise SettingsError(f"{where}={shown} can't be used: {error}") from None
 
 
 def load(

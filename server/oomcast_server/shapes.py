@@ -54,7 +54,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     project: str
     name: str
     tags: list[str]
-    state: str  # live, silent, finished, failed, died
+    state: str  # live, silent, finished, stopped, failed, died
     host: str
     pid: int
     sources: int

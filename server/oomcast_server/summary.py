@@ -17,9 +17,9 @@ __all__ = ["SILENT_AFTER_NS", "RunState", "SourceState", "fold_run", "fold_sourc
 SILENT_AFTER_NS = 10_000_000_000
 
 _LARGEST = 2**62
-_OUTCOMES = {"finished": State.FINISHED, "failed": State.FAILED, "died": State.DIED}
+_OUTCOMES = {"finished": State.FINISHED, "failed": State.FAILED, "died": State.DIED, "stopped": State.STOPPED}
 # The worst that befell any source names the run, once none of them lives.
-_GRAVITY = (State.LIVE, State.DIED, State.FAILED, State.FINISHED)
+_GRAVITY = (State.LIVE, State.DIED, State.FAILED, State.STOPPED, State.FINISHED)
 
 
 @dataclasses.dataclass

@@ -48,7 +48,7 @@ def test_a_bad_variable_is_told_and_the_default_stands() -> None:
     told: list[str] = []
     values = load({"OOMCAST_MODE": "x"}, on_bad_variable=lambda error: told.append(str(error)))
     assert values.mode == "online"
-    assert told == ["OOMCAST_MODE='x' can't be used: expected one of online, offline, disabled"]
+    assert told == ["OOMCAST_MODE='x' can't be used: expected one of online, offline, disabled; using online instead"]
 
 
 def test_a_token_is_never_shown_in_an_error() -> None:

@@ -295,7 +295,7 @@ def test_a_signal_to_the_whole_job_does_not_silence_the_agent(home: Path) -> Non
     assert offline(code, home).returncode == -15
     rows = recorded(home, "job")
     assert len(batches(rows)) == 10
-    assert events(rows, EventKind.END)[0].detail["outcome"] == "died"
+    assert events(rows, EventKind.END)[0].detail["outcome"] == "stopped"
 
 
 def test_what_a_kill_of_both_left_behind_is_swept_by_the_next_agent(home: Path) -> None:

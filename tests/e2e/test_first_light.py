@@ -151,7 +151,7 @@ def test_the_list_shows_runs_live_and_a_closed_connection_is_told_and_mended(hom
         eventually(lambda: row.inner_text() != before, 30, "the row's going on without a reload")
         # Nothing of what was recorded meanwhile is missing.
         training.process.send_signal(signal.SIGINT)
-        summary = server.wait_for("first-light", "failed", 60)
+        summary = server.wait_for("first-light", "stopped", 60)
         columns = server.get(f"/api/runs/{summary['id']}/series?points=10000").json()["columns"]
         assert columns["batch"] == list(range(summary["batch"] + 1))
     finally:

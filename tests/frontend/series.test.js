@@ -49,9 +49,11 @@ test("the nearest sample is found at both ends and between", () => {
   assert.equal(nearest([], 3), -1);
 });
 
-test("batch time is the median per batch, for samples that cover several too", () => {
+test("batch time is the median of the training's batches; a sample's duration is of one batch, however many it covers", () => {
   const change = { duration_ns: (seq) => (seq === 2 ? 1e12 : 300), steps: () => 3 };
-  assert.equal(batchTime(fromAnswer(answer(0, 5, { change }))), 100);
+  assert.equal(batchTime(fromAnswer(answer(0, 5, { change }))), 300);
+  const validated = { duration_ns: (seq) => (seq < 2 ? 300 : 20), phase: (seq) => (seq < 2 ? "train" : "validation") };
+  assert.equal(batchTime(fromAnswer(answer(0, 9, { change: validated }))), 300);
   assert.equal(batchTime(fromAnswer(answer(0, 0))), null);
 });
 

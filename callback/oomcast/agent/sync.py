@@ -68,7 +68,7 @@ async def _send(journal: Journal, server: str, token: str | None, on_notice: Cal
     if hello is None or not isinstance(message, Hello):
         raise JournalError(f"{journal.folder} can't be sent: it does not say which run it belongs to")
     outbox = Outbox(journal)
-    sender = Sender(outbox, hello, server, token, on_notice)
+    sender = Sender(outbox, hello, server, token, on_notice, patience_s=0)
     sending = asyncio.create_task(sender.run())
     progress, since = 0, time.monotonic()
     try:

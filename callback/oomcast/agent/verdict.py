@@ -67,11 +67,8 @@ class Verdict:
 
     @property
     def outcome(self) -> str:
-        """The run's state: finished, failed (Python saw it end) or died."""
-        if self.ending is Ending.FINISHED:
-            return "finished"
-        failed = (Ending.EXCEPTION, Ending.ALLOCATION_FAILED)
-        return "failed" if self.ending in failed or self.reasons[:1] == (_BY_PYTHON,) else "died"
+        """The run's state: finished, stopped (by its user), failed (by an exception) or died."""
+        return _OUTCOMES.get(self.ending, "died")
 
     def detail(self) -> dict[str, str | int | None]:
         """As it stands in the END event; an exception has told its own type and message already."""
@@ -87,6 +84,12 @@ class Verdict:
         return detail
 
 
+_OUTCOMES = {
+    Ending.FINISHED: "finished",
+    Ending.STOPPED: "stopped",
+    Ending.EXCEPTION: "failed",
+    Ending.ALLOCATION_FAILED: "failed",
+}
 _BY_PYTHON = "Python saw it end"
 _STOPS = {
     signal.SIGINT: "Ctrl-C",

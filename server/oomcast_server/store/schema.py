@@ -22,6 +22,7 @@ class State(enum.IntEnum):
     FINISHED = 1
     FAILED = 2
     DIED = 3
+    STOPPED = 4
 
 
 metadata = MetaData()

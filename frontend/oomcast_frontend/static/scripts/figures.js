@@ -57,7 +57,7 @@ export function memory(given) {
     ...figure,
     limit: bound === null ? null : {
       at: inside ? 1 - fraction(bound, [y.from, y.to]) : 0, above: !inside, right: crossesAtLeft(top, rows, bound, y),
-      text: (inside ? STRINGS.chart.limit : STRINGS.chart.limitAbove)(name, formatBytes(bound)),
+      text: (inside ? STRINGS.chart.limit : bound > y.to ? STRINGS.chart.limitAbove : STRINGS.chart.limitBelow)(name, formatBytes(bound)),
     },
     dot: newest(given, xs(series), rss.last, y),
   };

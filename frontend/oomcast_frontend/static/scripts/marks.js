@@ -94,7 +94,7 @@ export function flags(events, series, range, width_px) {
     const x = series.x === "batch" ? (event.batch ?? 0) : event.time_ms;
     // What came after the newest sample (an end, mostly) belongs to the right edge of a picture that reaches it.
     const at = range[1] >= newest ? Math.min(1, fraction(x, range)) : fraction(x, range);
-    if (at >= 0 && at <= 1) found.push({ at, text: describe(event), tone: TONES[event.kind] });
+    if (at >= 0 && at <= 1) found.push({ at, text: describe(event), tone: toneOf(event) });
   }
   return merged(found.sort((a, b) => a.at - b.at), width_px);
 }
@@ -110,6 +110,11 @@ function isWorthAFlag(event, events) {
 }
 
 /** @param {RunEvent} event */
+function toneOf({ kind, detail }) {
+  return kind === "end" && detail.outcome === "died" ? "critical" : TONES[kind];
+}
+
+/** @param {RunEvent} event */
 function describe({ kind, detail }) {
   const what = /** @type {Record<string, string>} */ (/** @type {unknown} */ (STRINGS.event))[kind];
   const parts = {
@@ -119,7 +124,7 @@ function describe({ kind, detail }) {
     limit: [detail.kind],
     gap: [detail.reason],
   }[kind] ?? [];
-  return STRINGS.event.text(what, parts.filter((part) => part !== null && part !== undefined).join(": "));
+  return STRINGS.event.text(what, parts.filter((part) => part !== null && part !== undefined && part !== "").map((part) => String(part).replace(/\.$/, "")).join(": "));
 }
 
 /**

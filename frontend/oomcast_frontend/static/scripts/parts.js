@@ -38,7 +38,7 @@ import { batchTicks, timeTicks } from "./ticks.js";
  */
 
 /** The plot's margins: fixed, so that the crosshair needs no knowledge of Plotly's insides. */
-export const MARGIN = { left: 64, right: 16, top: 6, bottom: 24 };
+export const MARGIN = { left: 72, right: 16, top: 6, bottom: 24 };
 const FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif';
 const BATCH = 0;
 /** Unseen ticks keep the labels off the plot. */

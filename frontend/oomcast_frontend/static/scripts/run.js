@@ -122,7 +122,7 @@ export function mountRun(root, { emit, frames, onReady }) {
    */
   function updateTop(detail, now_ms) {
     const { text, more: whole } = sentence(detail, now_ms);
-    state.update(detail.state);
+    state.update(detail);
     setText(meta, metaOf(detail, now_ms));
     setText(said, text);
     more.hidden = whole === null;

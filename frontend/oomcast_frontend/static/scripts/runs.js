@@ -115,7 +115,7 @@ function mountRow(id) {
      * @param {number} now_ms
      */
     update(run, now_ms) {
-      state.update(run.state);
+      state.update(run);
       setAttribute(element, "data-state", run.state);
       setText(project, run.project);
       setText(name, run.name);

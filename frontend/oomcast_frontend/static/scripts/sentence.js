@@ -18,7 +18,7 @@ const LONGEST_MESSAGE = 140;
  */
 export function sentence(run, now_ms) {
   if (run.state === "failed") return failed(run);
-  const say = { live: using, silent: () => silent(run, now_ms), finished, died }[run.state];
+  const say = { live: using, silent: () => silent(run, now_ms), finished, stopped, died }[run.state];
   return { text: say(run), more: null };
 }
 
@@ -56,6 +56,11 @@ function silent(run, now_ms) {
 /** @param {RunSummary} run */
 function finished(run) {
   return STRINGS.sentence.finished(run.epoch === null ? null : run.epoch + 1, formatBytes(run.peak_bytes ?? run.rss_bytes));
+}
+
+/** @param {RunSummary} run */
+function stopped(run) {
+  return run.outcome?.message || STRINGS.sentence.stopped;
 }
 
 /** @param {RunSummary} run */

@@ -153,13 +153,13 @@ export function nearest(column, x) {
  * @returns {number | null} ns
  */
 export function batchTime(series, newest = 50) {
-  const durations = series.metrics.duration_ns?.last.slice(-newest) ?? [];
-  const steps = series.columns.steps.slice(-newest);
-  const values = [];
-  for (let row = 0; row < durations.length; row += 1) {
-    const duration = durations[row];
-    if (duration !== null) values.push(duration / Math.max(1, steps[row] ?? 1));
-  }
+  const { kind, phase } = series.columns;
+  const known = (series.metrics.duration_ns?.last ?? [])
+    .map((duration, row) => ({ duration, row }))
+    .filter(({ duration, row }) => duration !== null && kind[row] === BATCH);
+  // A validation batch is another thing than a training batch, and training is what people wait for.
+  const training = known.filter(({ row }) => phase[row] === "train");
+  const values = (training.length > 0 ? training : known).slice(-newest).map(({ duration }) => Number(duration));
   values.sort((a, b) => a - b);
   return values.length === 0 ? null : values[values.length >> 1];
 }

@@ -9,11 +9,11 @@ export function mountState() {
   const element = h("span", { class: "state", "data-testid": "state" }, shape, word);
   return {
     element,
-    /** @param {import("./types.js").RunState} state */
-    update(state) {
+    /** @param {import("./types.js").RunSummary} run */
+    update({ state, outcome }) {
       setAttribute(element, "data-state", state);
       setText(shape, STRINGS.shape[state]);
-      setText(word, STRINGS.state[state]);
+      setText(word, state === "died" && outcome?.type === "oom killed" ? STRINGS.outOfMemory : STRINGS.state[state]);
     },
   };
 }

@@ -7,8 +7,9 @@ export const STRINGS = {
   theme: { toDark: "Dark", toLight: "Light", label: "Switch between light and dark" },
   skip: "Skip to content",
 
-  state: { live: "live", silent: "silent", finished: "finished", failed: "failed", died: "died" },
-  shape: { live: "●", silent: "◌", finished: "○", failed: "✕", died: "✕" },
+  state: { live: "live", silent: "silent", finished: "finished", stopped: "stopped", failed: "failed", died: "died" },
+  outOfMemory: "out of memory",
+  shape: { live: "●", silent: "◌", finished: "○", stopped: "□", failed: "✕", died: "✕" },
   phase: {
     idle: "between fits", train: "training", validation: "validation", test: "evaluating", predict: "predicting",
   },
@@ -82,6 +83,7 @@ export const STRINGS = {
       epochs === null ? `Finished; peak ${peak}.` : `Finished after ${epochs === 1 ? "1 epoch" : `${epochs} epochs`}; peak ${peak}.`,
     failed: (/** @type {string} */ what) => `Failed: ${what}`,
     failedBare: "Failed.",
+    stopped: "Stopped by its user.",
     died: (/** @type {string | null} */ batch, /** @type {string | null} */ free) =>
       `Died without a word${batch === null ? " before the first batch" : ` at batch ${batch}`}${free === null ? "" : `, with ${free} free`}.`,
   },
@@ -131,6 +133,7 @@ export const STRINGS = {
     noPlotly: "The charts could not be loaded: reload the page.",
     limit: (/** @type {string} */ kind, /** @type {string} */ bytes) => `${kind} · ${bytes}`,
     limitAbove: (/** @type {string} */ kind, /** @type {string} */ bytes) => `↑ ${kind} · ${bytes}`,
+    limitBelow: (/** @type {string} */ kind, /** @type {string} */ bytes) => `↓ ${kind} · ${bytes}`,
     aLimit: "limit",
     epoch: (/** @type {string} */ epoch) => `epoch ${epoch}`,
     now: "now",

@@ -2,7 +2,7 @@
  * The shapes that cross module boundaries. Names with a unit carry it: `_bytes`, `_ms` (wall clock since 1970), `_ns`.
  * Missing is null, never 0.
  *
- * @typedef {"live" | "silent" | "finished" | "failed" | "died"} RunState
+ * @typedef {"live" | "silent" | "finished" | "stopped" | "failed" | "died"} RunState
  *
  * @typedef {object} RunSummary
  * @property {string} id
