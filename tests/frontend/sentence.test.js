@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { hasLittleFree, sentence } from "../../frontend/oomcast_frontend/static/scripts/sentence.js";
+import { evidenceOf, hasLittleFree, sentence } from "../../frontend/oomcast_frontend/static/scripts/sentence.js";
 import { GIB, MIB, START_MS, summary } from "./made.js";
 
 const say = (more) => sentence(summary(more), START_MS + 84_000).text;
@@ -55,4 +55,11 @@ test("less than a tenth free is little", () => {
   assert.equal(hasLittleFree(summary({ headroom_bytes: 0.39 * GIB })), true);
   assert.equal(hasLittleFree(summary({ headroom_bytes: 0.41 * GIB })), false);
   assert.equal(hasLittleFree(summary({ headroom_bytes: null })), false);
+});
+
+test("what a death was judged by is said; of an orderly end there is nothing to prove", () => {
+  const end = { kind: "end", detail: { evidence: "it ended by SIGKILL; its cgroup's counter went up by 1" } };
+  assert.equal(evidenceOf({ state: "died", events: [end] }), "Evidence: it ended by SIGKILL; its cgroup's counter went up by 1.");
+  assert.equal(evidenceOf({ state: "finished", events: [end] }), null);
+  assert.equal(evidenceOf({ state: "died", events: [] }), null);
 });

@@ -220,7 +220,13 @@ def _near(evidence: Evidence) -> list[str]:
     if limit is None or limit.limit_bytes <= 0:
         return []
     share = 100 * limit.used_bytes / limit.limit_bytes
-    return [f"{share:.0f} % of its limit ({limit.kind}) was in use when it was last looked at"]
+    return [f"{share:.0f} % of its limit ({_short(limit.kind)}) was in use when it was last looked at"]
+
+
+def _short(kind: str) -> str:
+    """The limit's name without the long path that a container's cgroup has."""
+    head, _, last = kind.rpartition("/")
+    return f"{head.partition('/')[0]}{last or '/'}"
 
 
 def _at(limit: Limit | None) -> str:

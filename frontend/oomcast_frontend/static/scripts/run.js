@@ -7,7 +7,7 @@ import { mountFacts } from "./facts.js";
 import { formatAgo, formatSpan } from "./format.js";
 import { mountGauge } from "./gauge.js";
 import { rowAt } from "./readouts.js";
-import { sentence } from "./sentence.js";
+import { evidenceOf, sentence } from "./sentence.js";
 import { length, xs } from "./series.js";
 import { mountState } from "./state.js";
 import { STRINGS } from "./strings.js";
@@ -34,6 +34,7 @@ export function mountRun(root, { emit, frames, onReady }) {
   const said = h("h1", { class: "run-sentence", "data-testid": "sentence" }, T.loading);
   const more = h("details", { class: "run-more" }, h("summary", {}, T.whole), h("pre", {}));
   more.hidden = true;
+  const why = h("p", { class: "run-why", "data-testid": "evidence", hidden: "" });
   const source = /** @type {HTMLSelectElement} */ (h("select", { class: "run-source", "aria-label": T.source, "data-testid": "source", onchange: () => emit({ type: "source", id: source.value }) }));
   const gauge = h("div", { class: "gauge" });
   const facts = h("dl", { class: "facts" });
@@ -55,7 +56,7 @@ export function mountRun(root, { emit, frames, onReady }) {
       onFollow: () => emit({ type: "follow" }), onAll: () => emit({ type: "all" }),
     }),
   };
-  const top = h("div", { class: "run-top" }, h("div", { class: "run-line" }, state.element, meta, source), said, more);
+  const top = h("div", { class: "run-top" }, h("div", { class: "run-line" }, state.element, meta, source), said, why, more);
   const page = h("div", { class: "run-page" }, top, gauge, facts, memory.element, h("div", { class: "run-charts" }, ...others.map((chart) => chart.element)));
   const problem = mountProblem();
   root.append(page, problem.element);
@@ -125,6 +126,9 @@ export function mountRun(root, { emit, frames, onReady }) {
     state.update(detail);
     setText(meta, metaOf(detail, now_ms));
     setText(said, text);
+    const evidence = evidenceOf(detail);
+    why.hidden = evidence === null;
+    setText(why, evidence ?? "");
     more.hidden = whole === null;
     setText(more.children[1], whole ?? "");
     parts.gauge.update(detail);

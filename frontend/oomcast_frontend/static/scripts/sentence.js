@@ -78,3 +78,15 @@ function failed({ outcome }) {
   const short = line.length > LONGEST_MESSAGE ? `${line.slice(0, LONGEST_MESSAGE - 1).trimEnd()}…` : line;
   return { text: STRINGS.sentence.failed(short), more: short === whole ? null : whole };
 }
+
+/**
+ * What the verdict rests on, in one line; null while the run lives, or where there is no more than the sentence says.
+ *
+ * @param {RunSummary & {events?: import("./types.js").RunEvent[]}} run
+ * @returns {string | null}
+ */
+export function evidenceOf({ state, events = [] }) {
+  const end = state === "died" ? events.findLast((event) => event.kind === "end") : undefined;
+  const evidence = end?.detail["evidence"];
+  return typeof evidence === "string" && evidence ? STRINGS.sentence.because(evidence) : null;
+}

@@ -84,6 +84,7 @@ export const STRINGS = {
     failed: (/** @type {string} */ what) => `Failed: ${what}`,
     failedBare: "Failed.",
     stopped: "Stopped by its user.",
+    because: (/** @type {string} */ evidence) => `Evidence: ${evidence}.`,
     died: (/** @type {string | null} */ batch, /** @type {string | null} */ free) =>
       `Died without a word${batch === null ? " before the first batch" : ` at batch ${batch}`}${free === null ? "" : `, with ${free} free`}.`,
   },
