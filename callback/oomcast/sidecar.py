@@ -47,8 +47,9 @@ class Sidecar:
         self.died = False  # without having said that it was done
         watched, self._lifeline = os.pipe()
         self._downlink, uplink = os.pipe()
+        myself = _pidfd()
         try:
-            self._process = _start(folder, watched, uplink, () if hold is None else (hold,))
+            self._process = _start(folder, watched, uplink, myself, () if hold is None else (hold,))
         except BaseException:
             os.close(self._lifeline)
             os.close(self._downlink)
@@ -56,6 +57,8 @@ class Sidecar:
         finally:
             os.close(watched)
             os.close(uplink)
+            if myself is not None:
+                os.close(myself)
         _running.add(self._process)
         self._listener = threading.Thread(target=self._listen, name="oomcast-downlink", daemon=True)
         self._listener.start()
@@ -120,8 +123,21 @@ def _leave_running() -> None:
         process.returncode = 0
 
 
-def _start(folder: Path, watched: int, uplink: int, shared: tuple[int, ...]) -> subprocess.Popen[bytes]:
+def _pidfd() -> int | None:
+    """This process, for the agent: opened here, since the agent may come to life only after our death."""
+    with contextlib.suppress(OSError, AttributeError):
+        return os.pidfd_open(os.getpid())
+    return None
+
+
+def _start(
+    folder: Path, watched: int, uplink: int, myself: int | None, shared: tuple[int, ...]
+) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "oomcast.agent", str(folder), str(watched), str(uplink)]
+    passed = [watched, uplink, *shared]
+    if myself is not None:
+        command.append(str(myself))
+        passed.append(myself)
     return subprocess.Popen(
         command,
         # The folder, not the user's: a random.py beside train.py must not become the agent's `random`.
@@ -130,7 +146,7 @@ def _start(folder: Path, watched: int, uplink: int, shared: tuple[int, ...]) -> 
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        pass_fds=(watched, uplink, *shared),
+        pass_fds=passed,
         start_new_session=True,  # Ctrl-C and a closed terminal are for the training; the agent tells of them
     )
 

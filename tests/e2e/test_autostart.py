@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +31,13 @@ pytestmark = [pytest.mark.xdist_group("default-port"), pytest.mark.skipif(_taken
 
 @pytest.fixture
 def stopped(home: Path) -> Iterator[None]:
+    # There is one default port for all test processes.
+    with (Path(tempfile.gettempdir()) / "oomcast-test-default-port").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        yield from _stopped(home)
+
+
+def _stopped(home: Path) -> Iterator[None]:
     yield
     stop = [sys.executable, "-m", "oomcast_server", "stop"]
     subprocess.run(stop, env=clean_environment(home), capture_output=True, check=True)

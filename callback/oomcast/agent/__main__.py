@@ -1,4 +1,4 @@
-"""`python -m oomcast.agent FOLDER LIFELINE UPLINK`: started by a session, not by people."""
+"""`python -m oomcast.agent FOLDER LIFELINE UPLINK [PIDFD]`: started by a session, not by people."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ from pathlib import Path
 
 from oomcast.agent.loop import main
 
-main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+main(Path(sys.argv[1]), *(int(number) for number in sys.argv[2:5]))

@@ -51,13 +51,15 @@ _ROWS_PER_FRAME = 2000
 class Agent:
     """Watches one process through one session's folder."""
 
-    def __init__(self, folder: Path, lifeline: int, uplink: int) -> None:
+    def __init__(self, folder: Path, lifeline: int, uplink: int, pidfd: int | None) -> None:
         """Open everything that the session left in `folder`.
 
         Args:
             folder: the session's, see `handover.py`; removed at the end.
             lifeline: a pipe that ends when the process does.
             uplink: a pipe for lines to the session.
+            pidfd: the process itself; it tells of a death that the life-line hides, and how it came. None: the system
+                has none.
 
         Raises:
             OomcastError, OSError: the folder is not a session's.
@@ -82,7 +84,7 @@ class Agent:
         self._sender: Sender | None = None
         self._told_disk = False
         self._server_starts_until = 0.0
-        self._pidfd = _open_pidfd(self._pid)
+        self._pidfd = pidfd
 
     def _make_hello(self) -> bytes:
         source = msgspec.structs.replace(self._handover.source, gpus=self._gpu.devices, gpu_note=self._gpu.note)
@@ -264,14 +266,7 @@ def any_readable(fds: list[int]) -> bool:
     return bool(poll.poll(0))
 
 
-def _open_pidfd(pid: int) -> int | None:
-    # Tells of a death that the life-line hides: a child forked in C may hold the pipe's other end.
-    with contextlib.suppress(OSError, AttributeError):
-        return os.pidfd_open(pid)
-    return None
-
-
-def main(folder: Path, lifeline: int, uplink: int) -> None:
+def main(folder: Path, lifeline: int, uplink: int, pidfd: int | None = None) -> None:
     """Run an agent in this process."""
     # A signal to the whole job (Ctrl-C, a scheduler's or container's end) must not silence the witness: it ends when
     # the training does.
@@ -280,7 +275,7 @@ def main(folder: Path, lifeline: int, uplink: int) -> None:
             signal.signal(number, signal.SIG_IGN)
     os.set_blocking(uplink, False)
     try:
-        asyncio.run(Agent(folder, lifeline, uplink).run())
+        asyncio.run(Agent(folder, lifeline, uplink, pidfd).run())
     except Exception as error:
         text = f"the agent failed ({type(error).__name__}: {error}); training goes on without being watched"
         with contextlib.suppress(OSError):
