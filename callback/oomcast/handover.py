@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from oomcast.assessment import Assessment
 from oomcast.sample import EventKind
 from oomcast.wire import RunInfo, SourceInfo
 
@@ -55,6 +56,9 @@ class Handover(msgspec.Struct, frozen=True, kw_only=True):
     home: str | None
     journal_max: int
     autostart: bool
+    critical_headroom: float = 0.05  # share of the limit below which the state is critical
+    outside: bool = False  # the process was not started for us: nothing but its life says when it ends
+    detachable: bool = False  # the life-line's end means that nobody watches any more, not that the training is gone
 
 
 class Note(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +75,8 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
 
     text: str | None = None  # for the user's eyes
     done: bool = False  # everything is delivered, or is safe in the journal; nothing follows
+    assessment: Assessment | None = None  # whenever its state changes
+    verdict: dict[str, str | int | None] | None = None  # how the training ended, as in the END event
 
 
 def folder_parents() -> list[Path]:

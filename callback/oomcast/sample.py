@@ -62,7 +62,15 @@ class EventKind(enum.IntEnum):
     NOTICE = 8  # detail: text: something about the monitoring itself that the user should know
     EXCEPTION = 9  # detail: type, message: what ended the training, as far as Python saw it
     GAP = 10  # detail: from, to, reason: samples that were lost
-    END = 11  # detail: outcome ("finished", "failed", "died"): nothing follows
+    END = 11  # detail: the verdict (`agent/verdict.py`): nothing follows
+    CHILD = 12  # detail: pid, name, ending, text: a child of the training ended in a way that one should know of
+    HANG = 13  # detail: text, idle_s: no batch has ended for long, and nothing is computed
+    RESUME = 14  # the training goes on after a hang
+    AGENT = 15  # detail: text: the agent was killed, and another goes on in its place
+    CRITICAL = 16  # detail: the assessment (`assessment.py`): headroom fell below the critical level
+    CLEAR = 17  # detail: the assessment: it is above it again
+    ACTION = 18  # detail: action, text, path: what `on_critical` did
+    GPU_FAULT = 19  # detail: device, xid, text: the driver reported an error of a device
 
 
 class Sample(NamedTuple):
@@ -86,10 +94,27 @@ class Sample(NamedTuple):
     major_faults: Count | None
     limit_bytes: Count | None  # the binding limit
     working_set_bytes: Count | None  # what is charged against it
+    # Protocol 2 from here on; the defaults let an older agent's rows be read.
+    anonymous_bytes: Count | None = None  # RSS that no file backs: heap, arenas, tensors
+    file_bytes: Count | None = None  # RSS of mapped files; the rest of `shared_bytes` is shared memory
+    virtual_bytes: Count | None = None
+    children: Count | None = None  # living descendants (data-loader workers)
+    children_rss_bytes: Count | None = None  # their sum; pages shared among them count once for each
+    children_swap_bytes: Count | None = None
+    tree_pss_bytes: Count | None = None  # the process and its descendants, shared pages divided among their users
+    psi_some_us: Count | None = None  # time that some task stalled on memory, since the sample of this kind before
+    psi_full_us: Count | None = None  # the same of all tasks at once
+    swap_in_bytes: Count | None = None  # since the sample of this kind before
+    swap_out_bytes: Count | None = None
+    refaults: Count | None = None  # pages that were reclaimed and needed again, since the sample of this kind before
+    host_swap_bytes: Count | None = None  # in use on the whole host
 
 
 class GpuReading(NamedTuple):
-    """One device as NVML saw it at the tick with the same seq."""
+    """One device: as NVML saw it at the tick with the same seq, or as the framework's allocator did at that batch end.
+
+    A tick's reading has no allocator figures, a batch's only those: they are taken in the training process.
+    """
 
     seq: Count
     device: Annotated[int, msgspec.Meta(ge=0, le=1023)]
@@ -97,6 +122,12 @@ class GpuReading(NamedTuple):
     total_bytes: Count | None
     process_bytes: Count | None  # of the monitored process; None where the driver can't say (containers, MIG, WDDM)
     utilization_percent: Annotated[int, msgspec.Meta(ge=0, le=100)] | None
+    reserved_bytes: Count | None = None  # by the driver and its firmware
+    allocated_bytes: Count | None = None  # tensors, as the framework's allocator counts them
+    allocated_peak_bytes: Count | None = None  # largest since the batch before
+    pool_bytes: Count | None = None  # what the allocator holds of the device, used or not
+    allocator_limit_bytes: Count | None = None  # the framework's own cap
+    ecc_errors: Count | None = None  # uncorrected, since the driver was loaded
 
 
 class Event(NamedTuple):

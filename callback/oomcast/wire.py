@@ -24,18 +24,28 @@ __all__ = [
     "Frame",
     "GpuDevice",
     "Hello",
+    "LimitState",
+    "OLDEST_PROTOCOL",
     "Problem",
+    "ProcessState",
     "RunInfo",
     "ServerMessage",
     "SourceInfo",
+    "Status",
     "Welcome",
     "decode_agent_message",
     "decode_server_message",
     "encode",
 ]
 
-PROTOCOL = 1
-"""Raised when an older peer could misread what a newer one sends; adding an optional field doesn't raise it."""
+PROTOCOL = 2
+"""Raised when an older peer could misread what a newer one sends; adding an optional field doesn't raise it.
+
+1: the first. 2: rows have more columns, which an older server would refuse.
+"""
+
+OLDEST_PROTOCOL = 1
+"""What this version still reads: journals may have been written by an older one."""
 
 MAX_MESSAGE_BYTES = 1 << 20
 """Neither side sends or takes a larger message. A frame of 4 000 full samples has half of it."""
@@ -51,6 +61,9 @@ class GpuDevice(msgspec.Struct, frozen=True, kw_only=True):
     uuid: Text
     name: Text
     total_bytes: Count | None = None
+    index: int | None = None  # NVML's own index, of the card
+    instance: Text | None = None  # of a MIG slice, such as "1g.10gb"; None: the whole card
+    ordinal: int | None = None  # the framework's number for it ("GPU:0"); None: hidden from it, or not known
 
 
 class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +90,39 @@ class SourceInfo(msgspec.Struct, frozen=True, kw_only=True):
     backend: Text | None = None
     gpus: list[GpuDevice] = []
     gpu_note: Text | None = None  # why there are none, in words
+    kind: Text = "callback"  # or "watch" (a loop of one's own), "run" or "attach" (from outside only)
+    local_rank: int | None = None
+    world_size: int | None = None
+    launcher: Text | None = None  # who started the ranks, and its job: "slurm 4711", "torchrun abc"
+
+
+class LimitState(msgspec.Struct, frozen=True, kw_only=True):
+    """One limit at the last look."""
+
+    kind: Text
+    limit_bytes: Count
+    used_bytes: Count
+    binds: bool = False
+
+
+class ProcessState(msgspec.Struct, frozen=True, kw_only=True):
+    """One process at the last look."""
+
+    pid: int
+    name: Text
+    role: Text  # "training", "child" or "other" (of the same cgroup)
+    rss_bytes: Count | None = None
+    swap_bytes: Count | None = None
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """What matters only as of now: the newest replaces the one before it, and none is kept."""
+
+    wall_ns: Count
+    limits: Annotated[list[LimitState], msgspec.Meta(max_length=64)] = []
+    processes: Annotated[list[ProcessState], msgspec.Meta(max_length=32)] = []
+    pressure: Text | None = None  # whose PSI the samples carry: "cgroup /job" or "system"; None: there is none
+    hung_since_ns: Count | None = None  # wall clock of the last batch end, where nothing has gone on since
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello", tag_field="type"):
@@ -93,7 +139,7 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True, tag="frame", tag_field="t
 
     Or rows that are lost: then all there is is one event, a gap whose `from` and `to` are `first_seq` and `last_seq`.
 
-    `gpus` belong to the tick samples of the same seq and have no seq of their own.
+    `gpus` belong to the samples of the same seq and have no seq of their own. `status` comes with a tick.
     """
 
     first_seq: Count
@@ -101,6 +147,7 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True, tag="frame", tag_field="t
     samples: list[Sample] = []
     gpus: list[GpuReading] = []
     events: list[Event] = []
+    status: Status | None = None
 
 
 class Welcome(msgspec.Struct, frozen=True, kw_only=True, tag="welcome", tag_field="type"):
