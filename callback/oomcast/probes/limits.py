@@ -1,22 +1,39 @@
 """Which limit will stop a process, and what is charged against it now.
 
-Candidates are every cgroup that the process lives in, up to the root (v2 `memory.max`, v1 `memory.limit_in_bytes`), its
-resource limits (RLIMIT_AS, RLIMIT_DATA), and the host's memory. The binding one has the least headroom.
+Candidates are the limits of every cgroup that the process lives in, up to the root, its resource limits (RLIMIT_AS,
+RLIMIT_DATA: setrlimit(2)), and the host's memory. The binding one has the least headroom.
+
+What is charged against a cgroup is its usage without the page cache that nobody used lately (`inactive_file`): the
+kernel takes that back before it kills anyone. Sources: the kernel's admin-guide/cgroup-v2.rst and
+cgroup-v1/memory.rst.
+
+- v2 `memory.max`, v1 `memory.limit_in_bytes`: the cgroup's own memory. Where it may swap, the kernel swaps before it
+  kills, and the kill comes as late as at the limit "with swap". The limit stands here as it is nevertheless: from it on
+  the training runs at the disk's pace, what can't be swapped (locked and kernel memory) may be killed for at once, and
+  swap that is free now may be another's in a second.
+- "(with swap)": v1 `memory.memsw.limit_in_bytes`, on v2 the sum of `memory.max` and `memory.swap.max`, each no further
+  than the host has swap left; listed where it reaches further than memory alone. A swap limit by itself stops nobody,
+  so it is no candidate.
+- "(memory.high)": beyond it the kernel throttles, and never kills.
+- The host's memory: what is not available counts as used. Its swap counts only where all cgroups let this process swap
+  (v2: no `memory.swap.max` of 0; v1: a memsw limit above the memory limit, and a `memory.swappiness` that is not 0).
 """
 
 from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
+from oomcast.probes.cgroups import Cgroup, find_cgroups, memory_cgroups
+from oomcast.probes.files import KeptOpen, OneLook, figure, number
 from oomcast.probes.process import ProcessReading
 
-__all__ = ["Limit", "LimitProbe", "binding", "memory_cgroups", "read_limits"]
+__all__ = ["Limit", "LimitProbe", "binding", "killing", "memory_cgroups", "read_limits"]
 
-# v1 says "no limit" by the largest multiple of the page size that fits 63 bits; nothing real is near it.
-_UNLIMITED = 1 << 60
+_KIB = 1024
 
 
 class Limit(NamedTuple):
@@ -25,6 +42,7 @@ class Limit(NamedTuple):
     kind: str  # for people: "cgroup /job/7", "host memory", "RLIMIT_AS"
     limit_bytes: int
     used_bytes: int
+    kills: bool = True  # it ends a process that reaches it: by a kill, or an allocation that fails (RLIMIT_…)
 
     @property
     def headroom_bytes(self) -> int:
@@ -32,50 +50,77 @@ class Limit(NamedTuple):
         return self.limit_bytes - self.used_bytes
 
 
-def binding(limits: list[Limit]) -> Limit | None:
+def binding(limits: Sequence[Limit]) -> Limit | None:
     """The limit with the least headroom; None if none is known."""
     return min(limits, key=lambda limit: limit.headroom_bytes, default=None)
+
+
+def killing(limits: Sequence[Limit]) -> Limit | None:
+    """The limit with the least headroom among those that end a process; None if none is known."""
+    return binding([limit for limit in limits if limit.kills])
 
 
 class LimitProbe:
     """Finds every limit that could stop one process; the folders may change while it runs, and so may the figures."""
 
-    def __init__(self, pid: int, root: Path = Path("/")) -> None:
+    def __init__(self, pid: int, root: Path = Path("/"), portable: bool = sys.platform != "linux") -> None:
         """Look at nothing yet.
 
         Args:
             pid: the process.
             root: the file system's root; tests pass a recorded tree.
+            portable: by psutil instead of procfs, which knows of the host's memory only.
         """
         self._pid = pid
         self._root = root
-        self._portable = sys.platform != "linux" and root == Path("/")
-        self._binding: _Readable | None = None
+        self._portable = portable and root == Path("/")
+        self._binding: _Place | None = None
+        self._kept = KeptOpen()
+        self.limits: tuple[Limit, ...] = ()
+        """All of them, as of the last full look."""
 
     def read(self, process: ProcessReading) -> list[Limit]:
-        """All of them, found anew; some 0.3 ms.
+        """All of them, found anew; some 0.2 ms.
 
         Args:
             process: a fresh look at the process, for what its resource limits count.
         """
-        found = [(limit, place) for place in self._places() if (limit := place.read(process))]
-        self._binding = min(found, key=lambda pair: pair[0].headroom_bytes)[1] if found else None
-        return [limit for limit, _ in found]
+        look = OneLook()
+        found = [(limit, place) for place in self._places(look) if (limit := place.read(process, look.read))]
+        tightest = min(found, key=lambda pair: pair[0].headroom_bytes)[1] if found else None
+        if tightest != self._binding:
+            self._kept.close()
+        self._binding = tightest
+        self.limits = tuple(limit for limit, _ in found)
+        return list(self.limits)
 
-    def _places(self) -> list[_Readable]:
+    def _places(self, look: OneLook) -> list[_Place]:
         if self._portable:
             return [_HostByPsutil()]
-        return [*_cgroups(self._pid, self._root), *_rlimits(self._pid, self._root), _Host(f"{self._root}/proc/meminfo")]
+        top = str(self._root).rstrip("/")
+        meminfo = f"{top}/proc/meminfo"
+        cgroups = find_cgroups(self._pid, self._root)
+        swappiness = next((f"{one.folder}/memory.swappiness" for one in cgroups if one.version == 1), "")
+        places: list[_Place] = [place for one in cgroups for place in _of_cgroup(one, swappiness, meminfo)]
+        places += _rlimits(look.read(f"{top}/proc/{self._pid}/limits"))
+        return [*places, _Host(meminfo, _may_swap(cgroups, swappiness, look.read))]
 
     def binding(self, process: ProcessReading, *, anew: bool) -> Limit | None:
         """The limit with the least headroom.
 
         Args:
             process: as for `read`.
-            anew: find it among all; else the one that bound last is read again, which costs a tenth.
+            anew: find it among all; else the one that bound last is read again, which costs some 15 µs.
         """
-        known = None if anew or self._binding is None else self._binding.read(process)
-        return known or binding(self.read(process))
+        if not anew and self._binding:
+            if known := self._binding.read(process, self._kept.read):
+                return known
+            self._kept.close()  # its cgroup may have been removed, and made anew
+        return binding(self.read(process))
+
+    def close(self) -> None:
+        """Give the files back that `binding` keeps open."""
+        self._kept.close()
 
 
 def read_limits(pid: int, process: ProcessReading, root: Path = Path("/")) -> list[Limit]:
@@ -83,98 +128,111 @@ def read_limits(pid: int, process: ProcessReading, root: Path = Path("/")) -> li
     return LimitProbe(pid, root).read(process)
 
 
-def memory_cgroups(pid: int, root: Path = Path("/")) -> list[tuple[int, str]]:
-    """(version, folder) of every memory cgroup that `pid` is in, its own first, then those above it."""
-    return [(cgroup.version, cgroup.folder) for cgroup in _cgroups(pid, root)]
+_Read: TypeAlias = Callable[[str], bytes]
 
 
-class _Readable(Protocol):
-    """A place where a limit stands."""
+class _Place(Protocol):
+    """Where a limit stands."""
 
-    def read(self, process: ProcessReading) -> Limit | None:
+    def read(self, process: ProcessReading, read: _Read) -> Limit | None:
         """The limit now; None where there is none, or it can't be read."""
 
 
-class _Cgroup(NamedTuple):
-    """One cgroup with a memory controller."""
+class _Files(NamedTuple):
+    """A cgroup's limit and its usage, in files of their own."""
 
-    folder: str
-    version: int
     kind: str
+    limit_file: str
+    used_file: str
+    stat_file: str
+    cache_name: bytes
+    kills: bool = True
 
-    def read(self, process: ProcessReading) -> Limit | None:
-        """Its limit, None where it has none."""
-        limit_file, used_file, cache_key = _FILES[self.version]
-        try:
-            text = _read(f"{self.folder}/{limit_file}").strip()
-            if text == "max" or int(text) >= _UNLIMITED:
-                return None
-            used = int(_read(f"{self.folder}/{used_file}")) - _stat(self.folder, cache_key)
-            return Limit(self.kind, int(text), max(0, used))
-        except (OSError, ValueError):
+    def read(self, process: ProcessReading, read: _Read) -> Limit | None:
+        """The limit, None where it has none."""
+        limit = number(read(self.limit_file))
+        used = None if limit is None else number(read(self.used_file))
+        if limit is None or used is None:
             return None
+        cache = figure(read(self.stat_file), self.cache_name) or 0
+        return Limit(self.kind, limit, max(0, used - cache), self.kills)
 
 
-_FILES = {
-    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-    2: ("memory.max", "memory.current", "inactive_file"),
-}
+class _WithSwap(NamedTuple):
+    """v2 has no limit of memory and swap together, so that it is made of both."""
+
+    kind: str
+    memory: _Files
+    swap_limit_file: str
+    swap_used_file: str
+    meminfo: str
+
+    def read(self, process: ProcessReading, read: _Read) -> Limit | None:
+        """The sum, None where nothing may be swapped, or memory has no limit."""
+        memory = self.memory.read(process, read)
+        used = number(read(self.swap_used_file)) or 0
+        free = figure(read(self.meminfo), b"SwapFree:", _KIB)
+        # What the cgroup allows, and what the host can still give.
+        rooms = [number(read(self.swap_limit_file)), None if free is None else used + free]
+        known = [room for room in rooms if room is not None]
+        if memory is None or not known or min(known) == 0:
+            return None
+        return Limit(self.kind, memory.limit_bytes + min(known), memory.used_bytes + used)
 
 
-def _cgroups(pid: int, root: Path) -> list[_Cgroup]:
-    found: list[_Cgroup] = []
-    for version, mount, path in _memberships(pid, root):
-        folder = mount / path.lstrip("/")
-        if not folder.is_dir():
-            folder = mount  # in a container the path is the host's, and the mount shows only our part of it
-        while True:
-            name = folder.relative_to(mount).as_posix()
-            found.append(_Cgroup(str(folder), version, "cgroup /" if name == "." else f"cgroup /{name}"))
-            if folder == mount:
-                break
-            folder = folder.parent
-    return found
+class _Memsw(NamedTuple):
+    """v1's limit of memory and swap together; it may allow more than the host can swap."""
+
+    kind: str
+    memory: _Files
+    both: _Files
+    swappiness_file: str  # of the process's own cgroup: 0 keeps it from being swapped for a limit
+    meminfo: str
+
+    def read(self, process: ProcessReading, read: _Read) -> Limit | None:
+        """How far it really reaches, None where that is no further than memory alone."""
+        memory, both = self.memory.read(process, read), self.both.read(process, read)
+        if memory is None or both is None:
+            return both
+        free = figure(read(self.meminfo), b"SwapFree:", _KIB)
+        if number(read(self.swappiness_file)) == 0:
+            free = 0
+        swapped = max(0, both.used_bytes - memory.used_bytes)
+        reach = both.limit_bytes if free is None else min(both.limit_bytes, memory.limit_bytes + swapped + free)
+        found = Limit(self.kind, reach, both.used_bytes)
+        return None if found[1:3] == memory[1:3] else found
 
 
-def _memberships(pid: int, root: Path) -> list[tuple[int, Path, str]]:
-    """(cgroup version, mount point, path) of the hierarchies that can limit memory."""
-    with contextlib.suppress(OSError, ValueError):
-        mounts = _mounts(root)
-        lines = _read(f"{root}/proc/{pid}/cgroup").splitlines()
-        found = []
-        for line in lines:
-            number, controllers, path = line.split(":", 2)
-            if number == "0" and "v2" in mounts:
-                found.append((2, mounts["v2"], path))
-            elif "memory" in controllers.split(",") and "v1" in mounts:
-                found.append((1, mounts["v1"], path))
-        return found
-    return []
+def _of_cgroup(cgroup: Cgroup, swappiness: str, meminfo: str) -> list[_Place]:
+    kind, stat = f"cgroup {cgroup.name}", f"{cgroup.folder}/memory.stat"
+
+    def files(suffix: str, limit: str, used: str, *, kills: bool = True) -> _Files:
+        cache = b"inactive_file " if cgroup.version == 2 else b"total_inactive_file "
+        return _Files(kind + suffix, f"{cgroup.folder}/{limit}", f"{cgroup.folder}/{used}", stat, cache, kills)
+
+    if cgroup.version == 1:
+        memory = files("", "memory.limit_in_bytes", "memory.usage_in_bytes")
+        both = files("", "memory.memsw.limit_in_bytes", "memory.memsw.usage_in_bytes")
+        return [memory, _Memsw(f"{kind} (with swap)", memory, both, swappiness, meminfo)]
+    memory = files("", "memory.max", "memory.current")
+    swap = (f"{cgroup.folder}/memory.swap.max", f"{cgroup.folder}/memory.swap.current")
+    return [
+        memory,
+        files(" (memory.high)", "memory.high", "memory.current", kills=False),
+        _WithSwap(f"{kind} (with swap)", memory, *swap, meminfo),
+    ]
 
 
-def _mounts(root: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for line in _read(f"{root}/proc/self/mounts").splitlines():
-        _, point, kind, options, *_ = line.split(" ")
-        place = root / point.encode().decode("unicode_escape").lstrip("/")
-        if kind == "cgroup2":
-            found.setdefault("v2", place)
-        elif kind == "cgroup" and "memory" in options.split(","):
-            found.setdefault("v1", place)
-    return found
+def _may_swap(cgroups: Sequence[Cgroup], swappiness: str, read: _Read) -> bool:
+    return number(read(swappiness)) != 0 and all(_lets_swap(cgroup, read) for cgroup in cgroups)
 
 
-def _stat(folder: str, key: str) -> int:
-    # Page cache that nobody used lately: the kernel takes it back before it kills anyone.
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        return int(_read(f"{folder}/memory.stat").split(f"\n{key} ", 1)[1].split("\n", 1)[0])
-    return 0
-
-
-def _read(path: str) -> str:
-    # To its end: a read of a file in /proc gives a page at most, and a container's mounts are longer.
-    with open(path, "rb", buffering=0) as file:
-        return file.readall().decode("ascii", "replace")
+def _lets_swap(cgroup: Cgroup, read: _Read) -> bool:
+    if cgroup.version == 2:
+        return number(read(f"{cgroup.folder}/memory.swap.max")) != 0
+    memory = number(read(f"{cgroup.folder}/memory.limit_in_bytes"))
+    both = number(read(f"{cgroup.folder}/memory.memsw.limit_in_bytes"))
+    return memory is None or both is None or both > memory
 
 
 class _Rlimit(NamedTuple):
@@ -183,48 +241,47 @@ class _Rlimit(NamedTuple):
     kind: str
     limit_bytes: int
 
-    def read(self, process: ProcessReading) -> Limit | None:
-        """The limit, and what counts against it: setrlimit(2)."""
+    def read(self, process: ProcessReading, read: _Read) -> Limit | None:
+        """The limit, and what counts against it."""
         used = process.virtual_bytes if self.kind == "RLIMIT_AS" else process.data_bytes
         return None if used is None else Limit(self.kind, self.limit_bytes, used)
 
 
-_RLIMITS = {"Max address space": "RLIMIT_AS", "Max data size": "RLIMIT_DATA"}
+_RLIMITS = {b"Max data size": "RLIMIT_DATA", b"Max address space": "RLIMIT_AS"}
 
 
-def _rlimits(pid: int, root: Path) -> list[_Rlimit]:
-    found = []
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in _read(f"{root}/proc/{pid}/limits").splitlines():
-            for title, kind in _RLIMITS.items():
-                if line.startswith(title) and (soft := line[len(title) :].split()[0]) != "unlimited":
-                    found.append(_Rlimit(kind, int(soft)))
-    return found
+def _rlimits(text: bytes) -> list[_Rlimit]:
+    softs = [(kind, figure(text, title + b" ")) for title, kind in _RLIMITS.items()]
+    return [_Rlimit(kind, soft) for kind, soft in softs if soft is not None]
 
 
 class _Host(NamedTuple):
     """The machine's memory: used is what is not available, by the kernel's own estimate."""
 
     meminfo: str
+    swaps: bool  # whether this process may use its swap
 
-    def read(self, process: ProcessReading) -> Limit | None:
+    def read(self, process: ProcessReading, read: _Read) -> Limit | None:
         """Its size and what is used of it; proc_meminfo(5) gives KiB."""
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            text = _read(self.meminfo)
-            total, available = (int(text.split(f"{name}:", 1)[1].split(None, 1)[0]) * 1024 for name in _MEMINFO)
-            return Limit("host memory", total, total - available)
-        return None
-
-
-_MEMINFO = ("MemTotal", "MemAvailable")
+        text = read(self.meminfo)
+        total, available = figure(text, b"MemTotal:", _KIB), figure(text, b"MemAvailable:", _KIB)
+        if total is None or available is None:
+            return None
+        swap, free = figure(text, b"SwapTotal:", _KIB), figure(text, b"SwapFree:", _KIB)
+        used = max(0, total - available)
+        if self.swaps and swap and free is not None:
+            return Limit("host memory and swap", total + swap, used + max(0, swap - free))
+        return Limit("host memory", total, used)
 
 
 class _HostByPsutil:
     """The same elsewhere than on Linux."""
 
-    def read(self, process: ProcessReading) -> Limit | None:
+    def read(self, process: ProcessReading, read: _Read) -> Limit | None:
         """Its size and what is used of it."""
         import psutil
 
-        memory = psutil.virtual_memory()
-        return Limit("host memory", memory.total, memory.total - memory.available)
+        with contextlib.suppress(psutil.Error, OSError):
+            memory = psutil.virtual_memory()
+            return Limit("host memory", memory.total, memory.total - memory.available)
+        return None
