@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import functools
 import os
 import struct
 import sys
@@ -18,6 +19,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
+from oomcast.descriptors import out_of_the_way
 from oomcast.ring import HEADER_BYTES, SLOT_BYTES, STATM_BYTES, USED_BYTES, RingWriter
 from oomcast.sample import Phase
 
@@ -62,6 +64,7 @@ class Mark(enum.IntEnum):
     PHASE_BEGIN = 5
     PHASE_END = 6
     CLOSE = 7  # step: 1 if the interpreter ended as it should
+    ALLOCATOR = 8  # what the framework's GPU allocator said, before the BATCH of the same step: see `allocator.py`
 
 
 class Context(NamedTuple):
@@ -83,6 +86,7 @@ class Context(NamedTuple):
         return _CONTEXT.pack(self.mark, flags, spe, self.epoch, self.serial, self.total)
 
     @classmethod
+    @functools.lru_cache(maxsize=64)  # the agent asks for each record, and all of a phase carry the same
     def unpack(cls, data: bytes) -> Context:
         """The inverse of `pack`."""
         mark, flags, spe, epoch, serial, total = _CONTEXT.unpack(data)
@@ -139,7 +143,7 @@ class Recorder:
         if sys.platform != "linux":
             return None
         with contextlib.suppress(OSError):
-            self._files.append(_OpenFile(os.open(path, flags | os.O_CLOEXEC)))
+            self._files.append(_OpenFile(out_of_the_way(os.open(path, flags | os.O_CLOEXEC))))
             return self._files[-1].number
         return None
 
@@ -266,6 +270,23 @@ class Recorder:
 
         rearm: Callable[[], object] = self._try_rearm if self.peaks_rearmed else int
         return _Reads(statm, usage if resource is not None else None, rearm)
+
+    def with_first(self, hooks: Hooks, first: Hook, context: Context) -> Hooks:
+        """`hooks` whose end calls `first` before it takes a sample, at those batches only that are sampled."""
+        begin, end, flush = hooks
+        first_flush = _nothing
+        if self._every > 1:
+            first, first_flush = _every(first, self._every, context.steps_per_execution)
+
+        def both(step: int, logs: object = None) -> None:
+            first(step)
+            end(step)
+
+        def flush_both() -> None:
+            first_flush()
+            flush()
+
+        return Hooks(begin, both, flush_both)
 
     def stop(self) -> None:
         """Make every hook that is still called do nothing.
