@@ -6,11 +6,16 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from oomcast import console, settings
-from oomcast.recorder import Context, Hook, Mark
+from oomcast.assessment import Assessment
+from oomcast.critical import Critical
+from oomcast.identity import launch_here
+from oomcast.recorder import Context, Hook, Hooks, Mark
 from oomcast.sample import EventKind, Phase
 from oomcast.session import Session
 
 __all__ = ["Watch", "watch"]
+
+_LOOP = 0  # the number of the one "fit" that a loop is
 
 
 class Watch:
@@ -19,10 +24,13 @@ class Watch:
     def __init__(self, values: settings.Settings, epochs: int | None, steps: int | None) -> None:
         self._settings = values
         self._plan = (-1 if epochs is None else epochs, -1 if steps is None else steps)
+        self.should_stop = False
+        """Whether memory is nearly out and the loop was asked to save what it has and to end: look after each step."""
         self._session: Session | None = None
+        self._critical: Critical | None = None
+        self._hooks: Hooks | None = None
         self._begin: Hook | None = None
         self._end: Hook | None = None
-        self._flush: Callable[[], None] = lambda: None
         self._epoch = -1
         self._serial = 0
         self._next = 0
@@ -32,7 +40,9 @@ class Watch:
         if self._settings.mode == "disabled":
             return self
         try:
-            self._session = Session(self._settings)
+            self._critical = Critical(self._settings, launch_here())
+            self._critical.hold_ballast()
+            self._session = Session(self._settings, kind="watch", on_assessment=self._hear)
             self._session.begin_peaks()
             self._session.mark(self._context(Mark.TRAIN_BEGIN), step=self._plan[0], value=self._plan[1])
             self._install()
@@ -83,8 +93,43 @@ class Watch:
     def _install(self) -> None:
         assert self._session is not None
         self._flush()
-        self._begin, self._end, self._flush = self._session.batch_hooks(self._context(Mark.BATCH))
-        self._begin(self._next)
+        self._hooks = self._session.batch_hooks(self._context(Mark.BATCH))
+        self._set_hooks()
+        self._hooks.begin(self._next)
+
+    def _set_hooks(self) -> None:
+        assert self._hooks is not None
+        self._begin, self._end, _ = self._hooks
+        self._arm()  # after that: what comes in meanwhile is seen by one of the two threads
+
+    def _flush(self) -> None:
+        if self._hooks is not None:
+            self._hooks.flush()
+
+    # When memory gets critical, the next step's end is changed for one that acts as well, once, in the loop's thread.
+
+    def _hear(self, assessment: Assessment) -> None:
+        """The state has changed; called in the downlink's thread."""
+        if self._critical is not None:
+            self._critical.hear(assessment)
+            self._arm()
+
+    def _arm(self) -> None:
+        if self._end is not None and self._critical is not None and self._critical.is_due(_LOOP):
+            self._end = self._armed_end
+
+    def _armed_end(self, step: int, logs: object = None) -> None:
+        session, critical = self._session, self._critical
+        if session is None or critical is None or self._hooks is None:
+            return  # the run has just ended
+        self._hooks.end(step)
+        try:
+            if critical.is_due(_LOOP):
+                self.should_stop = self.should_stop or not callable(self._settings.on_critical)
+                critical.act(_LOOP, None, None, session)
+            self._set_hooks()
+        except Exception as error:
+            session.fail(error)
 
     def _context(self, mark: Mark) -> Context:
         return Context(mark, Phase.TRAIN, 1, self._epoch, self._serial, self._plan[1])
@@ -94,6 +139,8 @@ class Watch:
     ) -> None:
         """End the run; an exception is recorded and goes on its way."""
         session, self._session, self._begin, self._end = self._session, None, None, None
+        if self._critical is not None:
+            self._critical.end()
         if session is None:
             return
         try:
@@ -117,6 +164,9 @@ def watch(
     tags: Sequence[str] | None = None,
     sample_every: int | None = None,
     mode: str | None = None,
+    on_critical: str | Callable[[Assessment], object] | None = None,
+    critical_headroom: float | None = None,
+    ballast: str | int | None = None,
     epochs: int | None = None,
     steps: int | None = None,
 ) -> Watch:
@@ -127,10 +177,16 @@ def watch(
         for batch, (x, y) in enumerate(data):
             train_step(x, y)
             run.step(batch)
+            if run.should_stop:  # with on_critical="stop"
+                break
     ```
 
     Args:
-        project, run_name, server, tags, sample_every, mode: as for `MemoryMonitor`.
+        project, run_name, server, tags, sample_every, mode, critical_headroom: as for `MemoryMonitor`.
+        on_critical: what to do when memory is nearly out. "warn" says so in the terminal, once. With "stop" and
+            "checkpoint_and_stop", `run.should_stop` becomes true: the loop saves by itself what it wants to keep. A
+            function is called with the `Assessment`, once, in `run.step`.
+        ballast: memory that "checkpoint_and_stop" holds, and gives back before `run.should_stop` becomes true.
         epochs: how many epochs are planned, where known; call `run.epoch(n)` when one begins.
         steps: how many batches an epoch has, where known.
 
@@ -145,5 +201,8 @@ def watch(
         tags=tags,
         sample_every=sample_every,
         mode=mode,
+        on_critical=on_critical,
+        critical_headroom=critical_headroom,
+        ballast=ballast,
     )
     return Watch(values, epochs, steps)

@@ -154,7 +154,8 @@ def test_a_fit_that_raises_is_told_and_the_next_fit_is_recorded_as_well(home: Pa
     assert result.returncode == 1
     rows = recorded(home, "raised")
     assert [row.step for row in batches(rows)] == [0, 1, 2, 0, 1, 2, 3, 4]
-    assert events(rows, EventKind.EXCEPTION)[0].detail == {"type": "ValueError", "message": "the end"}
+    detail = events(rows, EventKind.EXCEPTION)[0].detail
+    assert (detail["type"], detail["message"]) == ("ValueError", "the end")
     assert events(rows, EventKind.END)[0].detail["outcome"] == "failed"
 
 
