@@ -44,6 +44,36 @@ def _root(
     pass
 
 
+@app.command(context_settings={"allow_interspersed_args": False})
+def run(
+    command: Annotated[list[str], typer.Argument(help="The program and its arguments.", metavar="COMMAND...")],
+    name: Annotated[str | None, typer.Option(help="The run's name.")] = None,
+    project: Annotated[str | None, typer.Option(help="The project that the run is listed under.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="A word to find the run by; may be given again.")] = None,
+) -> None:
+    """Run any command and watch its memory: oomcast run -- python train.py"""
+    from oomcast import outside
+
+    values = settings.load(run_name=name, project=project, tags=tag or None)
+    raise typer.Exit(outside.run(command, values))
+
+
+@app.command()
+def attach(
+    pid: Annotated[int, typer.Argument(help="The process.", min=1)],
+    name: Annotated[str | None, typer.Option(help="The run's name.")] = None,
+    project: Annotated[str | None, typer.Option(help="The project that the run is listed under.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="A word to find the run by; may be given again.")] = None,
+) -> None:
+    """Watch the memory of a process that runs already, until it ends or Ctrl-C."""
+    from oomcast import outside
+
+    try:
+        raise typer.Exit(outside.attach(pid, settings.load(run_name=name, project=project, tags=tag or None)))
+    except OSError as error:
+        _fail(f"process {pid} can't be watched: no agent could be started ({error})")
+
+
 @app.command(context_settings=_PASS_ON)
 def serve(context: typer.Context) -> None:
     """Start the server and its dashboard here (--host, --port, --store)."""
@@ -106,12 +136,19 @@ def sync() -> None:
 
 
 @app.command()
-def doctor() -> None:
+def doctor(json: Annotated[bool, typer.Option("--json", help="Print it for programs.")] = False) -> None:
     """Try every probe and every way to the server on this machine, and say what works and why not."""
-    from oomcast.doctor import examine  # psutil, NVML: what no other command needs
+    from oomcast import doctor as doctors  # psutil, NVML: what no other command needs
 
-    for finding in examine(_settings()):
-        typer.echo(f"{'✓' if finding.good else '–'} {finding.name:30}{finding.text}")
+    wrong: list[doctors.Finding] = []
+    values = settings.load(on_bad_variable=lambda error: wrong.append(doctors.Finding("setting", False, str(error))))
+    findings = [*doctors.examine(values), *wrong]
+    if json:
+        typer.echo(doctors.as_json(findings))
+    else:
+        for line in doctors.as_lines(findings):
+            typer.echo(line)
+    raise typer.Exit(0 if doctors.is_well(findings) else 1)
 
 
 @app.command()

@@ -10,11 +10,12 @@ import urllib.parse
 
 from oomcast import local_server
 from oomcast import settings as settings_module
+from oomcast.handover import Detail
 from oomcast.places import places, read_token
 from oomcast.settings import DEFAULT_SERVER, Settings
 from oomcast.wire import RunInfo
 
-__all__ = ["link", "say", "say_start", "ssh_line", "token_for"]
+__all__ = ["link", "say", "say_end", "say_start", "ssh_line", "token_for"]
 
 
 def say(text: str) -> None:
@@ -41,6 +42,20 @@ def say_start(run: RunInfo, settings: Settings) -> None:
     say(f"watching {run.name} at {link(settings.server, token_for(settings), run.id)}")
     if line := ssh_line(settings.server):
         say(f"from your own machine: {line}")
+
+
+# By the outcome; what has no colour needs no attention.
+_COLOURS = {"finished": "32", "stopped": "33", "failed": "31", "died": "31"}
+
+
+def say_end(verdict: Detail) -> None:
+    """How a training ended; and of a death, on what that rests."""
+    text, evidence, colour = str(verdict.get("text") or ""), verdict.get("evidence"), None
+    with contextlib.suppress(Exception):
+        colour = _COLOURS.get(str(verdict.get("outcome"))) if sys.stderr.isatty() else None
+    say(f"\x1b[{colour}m{text}\x1b[0m" if colour and settings_module.wants_colour() else text)
+    if evidence and verdict.get("outcome") == "died":
+        say(f"  {evidence}")
 
 
 def token_for(settings: Settings) -> str | None:

@@ -4,14 +4,16 @@ OomcastError
 ├── SettingsError     a setting that can't be used as given
 ├── WireError         bytes that are not a message of this protocol
 ├── RingError         a ring file that is not ours, or of another version
-└── JournalError      a journal that can't be opened or written
+├── JournalError      a journal that can't be opened or written
+├── TargetError       a process that can't be watched
+└── CheckpointError   a checkpoint that can't be written or read (`checkpoint.py`)
 
 Each text says what was given, what was expected and what to do, in one line that a user can read.
 """
 
 from __future__ import annotations
 
-__all__ = ["JournalError", "OomcastError", "RingError", "SettingsError", "WireError"]
+__all__ = ["JournalError", "OomcastError", "RingError", "SettingsError", "TargetError", "WireError"]
 
 
 class OomcastError(Exception):
@@ -32,3 +34,7 @@ class RingError(OomcastError):
 
 class JournalError(OomcastError):
     """A journal that can't be opened or written."""
+
+
+class TargetError(OomcastError):
+    """A process that can't be watched."""

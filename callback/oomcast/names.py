@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import secrets
 
-__all__ = ["random_id", "random_name"]
+__all__ = ["hashed_id", "name_of", "random_id", "random_name"]
 
 # fmt: off
 _FIRST = (
@@ -33,3 +34,20 @@ def random_id() -> str:
 def random_name() -> str:
     """A name such as calm-river-7; not unique, ids are."""
     return f"{secrets.choice(_FIRST)}-{secrets.choice(_SECOND)}-{secrets.randbelow(99) + 1}"
+
+
+def hashed_id(*parts: str) -> str:
+    """An id that whoever knows the same parts comes to as well; as long as a random one."""
+    digest = hashlib.blake2b(digest_size=10)
+    for part in parts:
+        data = part.encode("utf-8", "replace")
+        digest.update(len(data).to_bytes(8, "big") + data)
+    return base64.b32encode(digest.digest()).decode("ascii").lower()
+
+
+def name_of(run_id: str) -> str:
+    """The made-up name that belongs to an id, the same in every process of the run."""
+    number = int.from_bytes(hashlib.blake2b(run_id.encode(), digest_size=16).digest(), "big")
+    number, last = divmod(number, 99)
+    number, second = divmod(number, len(_SECOND))
+    return f"{_FIRST[number % len(_FIRST)]}-{_SECOND[second]}-{last + 1}"

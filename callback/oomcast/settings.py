@@ -6,6 +6,7 @@ An argument in code wins over the environment, the environment over the default.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import urllib.parse
@@ -19,14 +20,17 @@ __all__ = [
     "DEFAULT_SERVER",
     "LOOPBACK",
     "MODES",
+    "ON_CRITICAL",
     "TABLE",
     "Setting",
     "Settings",
     "inherited_environment",
     "load",
+    "origins",
     "parse_size",
     "resolve",
     "ssh_connection",
+    "wants_colour",
 ]
 
 DEFAULT_SERVER = "http://127.0.0.1:6662"
@@ -34,6 +38,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # What an agent is started with: it is small and must stay so, whatever libraries it happens to load.
 AGENT_LIMITS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
 MODES = ("online", "offline", "disabled")
+ON_CRITICAL = ("warn", "stop", "checkpoint_and_stop")
 
 _SIZE_UNITS = {"": 1, "b": 1, "k": 1 << 10, "kib": 1 << 10, "m": 1 << 20, "mib": 1 << 20, "g": 1 << 30, "gib": 1 << 30}
 _SIZE_UNITS |= {"kb": 10**3, "mb": 10**6, "gb": 10**9, "t": 1 << 40, "tib": 1 << 40, "tb": 10**12}
@@ -95,6 +100,30 @@ def _mode(value: Any) -> str:
     return str(value)
 
 
+def _on_critical(value: Any) -> Any:
+    if not callable(value) and value not in ON_CRITICAL:
+        raise ValueError(f"expected one of {', '.join(ON_CRITICAL)}, or a function that takes the assessment")
+    return value
+
+
+def _share(value: Any) -> float:
+    expected = "expected a share of the limit above 0 and below 1, such as 0.05"
+    try:
+        number = float(value)
+    except (ValueError, TypeError):
+        raise ValueError(expected) from None
+    if not 0 < number < 1:
+        raise ValueError(expected)
+    return number
+
+
+def _path(value: Any) -> str:
+    path = os.path.expanduser(os.fsdecode(value))
+    if not path.strip() or "\0" in path:
+        raise ValueError("expected a folder's path")
+    return path
+
+
 def _tags(value: Any) -> tuple[str, ...]:
     parts = value.split(",") if isinstance(value, str) else list(value)
     tags = tuple(_text(part) for part in parts if str(part).strip())
@@ -127,6 +156,13 @@ TABLE: tuple[Setting, ...] = (
     Setting("server", "OOMCAST_SERVER", DEFAULT_SERVER, "Where samples are sent; also the dashboard's address.", _url),
     Setting("project", "OOMCAST_PROJECT", "default", "The project that the run is listed under.", _text),
     Setting("run_name", "OOMCAST_RUN_NAME", None, "The run's name; a made-up one if empty.", _optional_text),
+    Setting(
+        "run_id",
+        "OOMCAST_RUN_ID",
+        None,
+        "Joins processes to one run: any text that all of them are given and that no other run is.",
+        _optional_text,
+    ),
     Setting("tags", "OOMCAST_TAGS", (), "Words to find the run by, separated by commas.", _tags),
     Setting(
         "mode", "OOMCAST_MODE", "online", "online, offline (record; `oomcast sync` sends it later) or disabled.", _mode
@@ -137,6 +173,35 @@ TABLE: tuple[Setting, ...] = (
         1,
         "One sample every so many batches; its peak covers all of them.",
         _positive,
+    ),
+    Setting(
+        "on_critical",
+        "OOMCAST_ON_CRITICAL",
+        "warn",
+        "What to do when memory is nearly out: warn, stop, checkpoint_and_stop, or in code a function that takes the "
+        "assessment.",
+        _on_critical,
+    ),
+    Setting(
+        "critical_headroom",
+        "OOMCAST_CRITICAL_HEADROOM",
+        0.05,
+        "Nearly out means that less than this share of the limit is left at a batch's peak.",
+        _share,
+    ),
+    Setting(
+        "checkpoint_dir",
+        "OOMCAST_CHECKPOINT_DIR",
+        "checkpoints",
+        "Where checkpoint_and_stop saves to; made when it is needed.",
+        _path,
+    ),
+    Setting(
+        "ballast",
+        "OOMCAST_BALLAST",
+        32 << 20,
+        "Memory that checkpoint_and_stop holds, and gives back before it saves.",
+        parse_size,
     ),
     Setting(
         "reset_peak",
@@ -179,9 +244,14 @@ class Settings:
     server: str
     project: str
     run_name: str | None
+    run_id: str | None
     tags: tuple[str, ...]
     mode: str
     sample_every: int
+    on_critical: Any  # a word of `ON_CRITICAL`, or Callable[[Assessment], object]
+    critical_headroom: float
+    checkpoint_dir: str
+    ballast: int
     reset_peak: bool
     autostart: bool
     journal_max: int
@@ -257,3 +327,24 @@ def inherited_environment() -> dict[str, str]:
 def ssh_connection(environ: Mapping[str, str] | None = None) -> str | None:
     """What sshd says of the connection ("client port server port"), or None in a local terminal."""
     return (os.environ if environ is None else environ).get("SSH_CONNECTION") or None
+
+
+def origins(table: tuple[Setting, ...] = TABLE, environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Setting → the variable that sets it, or "default": nobody does, or the variable can't be used."""
+    values = os.environ if environ is None else environ
+    return {setting.name: setting.variable if _sets(setting, values) else "default" for setting in table}
+
+
+def _sets(setting: Setting, environ: Mapping[str, str]) -> bool:
+    value = environ.get(setting.variable)
+    with contextlib.suppress(SettingsError):
+        if value:
+            _parse(setting, value, False)
+            return True
+    return False
+
+
+def wants_colour(environ: Mapping[str, str] | None = None) -> bool:
+    """Whether the user's terminal takes colours: https://no-color.org, and TERM."""
+    values = os.environ if environ is None else environ
+    return not values.get("NO_COLOR") and values.get("TERM", "dumb") != "dumb"
