@@ -43,15 +43,27 @@ def eventually(condition: Callable[[], object], timeout: float = 15.0, what: str
         time.sleep(0.01)
 
 
-CGROUP = Path("/sys/fs/cgroup/memory")
-"""Where a memory controller of cgroup v1 can be written on some machines, as root."""
+def _controller() -> tuple[Path, str, str] | None:
+    """Where memory cgroups can be made here, and how they name limit and usage: v1, or v2 with a memory controller."""
+    old, new = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
+    if sys.platform != "linux" or os.geteuid() != 0:
+        return None
+    if os.access(old / "memory.limit_in_bytes", os.W_OK):
+        return old, "memory.limit_in_bytes", "memory.usage_in_bytes"
+    with contextlib.suppress(OSError):
+        if "memory" in (new / "cgroup.controllers").read_text().split():
+            (new / "cgroup.subtree_control").write_text("+memory")
+            return new, "memory.max", "memory.current"
+    return None
+
+
+_CONTROLLER = _controller()
+CGROUP, LIMIT, USAGE = _CONTROLLER or (Path(os.devnull), "", "")
 
 
 def why_no_box() -> str | None:
     """Why no memory cgroup can be made here; None where one can."""
-    if sys.platform != "linux" or os.geteuid() != 0 or not os.access(CGROUP / "memory.limit_in_bytes", os.W_OK):
-        return "needs root and a writable cgroup v1 memory controller"
-    return None
+    return None if _CONTROLLER else "needs root and a writable memory controller, of cgroup v1 or v2"
 
 
 @contextlib.contextmanager
@@ -60,7 +72,9 @@ def memory_box(limit_bytes: int) -> Iterator[Path]:
     box = CGROUP / f"oomcast-test-{os.getpid()}"
     box.mkdir()
     try:
-        (box / "memory.limit_in_bytes").write_text(str(limit_bytes))
+        (box / LIMIT).write_text(str(limit_bytes))
+        with contextlib.suppress(OSError):  # v2: it would swap before it dies; v1 counts both in another file
+            (box / "memory.swap.max").write_text("0")
         yield box
     finally:
         for pid in (box / "cgroup.procs").read_text().split():

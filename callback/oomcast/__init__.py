@@ -1,7 +1,8 @@
 """oomcast: live memory monitoring for Keras training.
 
-`MemoryMonitor` is the callback for `fit`, `watch` is for loops of one's own. Both are imported on first use, so that
-`import oomcast` costs next to nothing and brings no framework with it.
+`MemoryMonitor` is the callback for `fit`, `watch` is for loops of one's own, `load_checkpoint` reads what was saved
+before memory ran out. All are imported on first use, so that `import oomcast` costs next to nothing and brings no
+framework with it.
 """
 
 from __future__ import annotations
@@ -11,12 +12,17 @@ from typing import TYPE_CHECKING, Any
 from oomcast._version import __version__
 
 if TYPE_CHECKING:
+    from oomcast.checkpoint import load_checkpoint
     from oomcast.monitor import MemoryMonitor
     from oomcast.watching import watch
 
-__all__ = ["MemoryMonitor", "__version__", "watch"]
+__all__ = ["MemoryMonitor", "__version__", "load_checkpoint", "watch"]
 
-_HOMES = {"MemoryMonitor": "oomcast.monitor", "watch": "oomcast.watching"}
+_HOMES = {
+    "MemoryMonitor": "oomcast.monitor",
+    "load_checkpoint": "oomcast.checkpoint",
+    "watch": "oomcast.watching",
+}
 
 
 def __getattr__(name: str) -> Any:

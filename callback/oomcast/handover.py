@@ -13,11 +13,15 @@ import contextlib
 import os
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 import msgspec
 
 from oomcast.assessment import Assessment
+from oomcast.descriptors import out_of_the_way
+from oomcast.probes.death import Standing
 from oomcast.sample import EventKind
 from oomcast.wire import RunInfo, SourceInfo
 
@@ -27,21 +31,27 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 __all__ = [
+    "Detail",
     "Handover",
     "Note",
     "Notice",
     "folder_parents",
     "hold",
+    "is_held",
     "make_folder",
     "note_line",
+    "orphans",
     "read_handover",
     "readable",
     "remove_folder",
-    "sweep",
     "write_handover",
 ]
 
+Detail: TypeAlias = dict[str, str | int | None]
+"""What an event says beside its kind, place and time."""
+
 _PREFIX = "oomcast-"
+_STARTING_S = 3600.0
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  a private folder is made in it
 
 
@@ -57,6 +67,10 @@ class Handover(msgspec.Struct, frozen=True, kw_only=True):
     journal_max: int
     autostart: bool
     critical_headroom: float = 0.05  # share of the limit below which the state is critical
+    visible_gpus: str | None = None  # the training's CUDA_VISIBLE_DEVICES; None where it is not set
+    gpu_order: str | None = None  # its CUDA_DEVICE_ORDER
+    standing: Standing | None = None  # before the agent was born: the process may be dead by then
+    boot: str | None = None  # which boot of the machine that was
     outside: bool = False  # the process was not started for us: nothing but its life says when it ends
     detachable: bool = False  # the life-line's end means that nobody watches any more, not that the training is gone
 
@@ -67,7 +81,7 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
     kind: EventKind
     mono_ns: int
     wall_ns: int
-    detail: dict[str, str | int | None]
+    detail: Detail
 
 
 class Notice(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,7 +90,7 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
     text: str | None = None  # for the user's eyes
     done: bool = False  # everything is delivered, or is safe in the journal; nothing follows
     assessment: Assessment | None = None  # whenever its state changes
-    verdict: dict[str, str | int | None] | None = None  # how the training ended, as in the END event
+    verdict: Detail | None = None  # how the training ended, as in the END event
 
 
 def folder_parents() -> list[Path]:
@@ -94,24 +108,52 @@ def hold(folder: Path) -> int | None:
     """Say that a process lives that needs `folder`, for as long as the file that is returned stays open."""
     if fcntl is None:
         return None
-    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    # Held before it can be found by its name, or another's look at that moment would take it for an orphan's.
+    draft = folder / "lock.new"
+    lock = out_of_the_way(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     with contextlib.suppress(OSError):
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    draft.replace(folder / "lock")
     return lock
 
 
-def sweep(parent: Path) -> None:
-    """Remove this user's folders that neither session nor agent holds any more: both were killed at once."""
+def is_held(folder: Path) -> bool:
+    """Whether a session or its agent lives that needs `folder`."""
+    if fcntl is None:
+        return folder.exists()
+    try:
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
+def orphans(parent: Path) -> Iterator[Path]:
+    """This user's sessions' folders that nobody needs any more: training and agent were killed at once.
+
+    Each is held against others until the next is asked for; whoever asks removes it.
+    """
     if fcntl is None:
         return
-    for folder in parent.glob(f"{_PREFIX}*"):
+    for folder in sorted(parent.glob(f"{_PREFIX}*")):
         with contextlib.suppress(OSError):
             if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
                 continue
-            lock = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)  # none yet: a session that is just starting
+            if not (folder / "lock").exists():
+                # A session that is just starting, or one that was killed as it did.
+                if time.time() > folder.stat().st_mtime + _STARTING_S:
+                    remove_folder(folder)
+                continue
+            lock = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                remove_folder(folder)
+                yield folder
             finally:
                 os.close(lock)
 
@@ -141,7 +183,7 @@ def read_handover(folder: Path) -> Handover:
     return msgspec.json.decode((folder / "handover.json").read_bytes(), type=Handover)
 
 
-def note_line(kind: EventKind, detail: dict[str, str | int | None]) -> bytes:
+def note_line(kind: EventKind, detail: Detail) -> bytes:
     """One line for `notes`, with this moment's clocks. Long texts are cut to what a server takes."""
     cut = {key: readable(value)[:4000] if isinstance(value, str) else value for key, value in detail.items()}
     note = Note(kind=kind, mono_ns=time.monotonic_ns(), wall_ns=time.time_ns(), detail=cut)

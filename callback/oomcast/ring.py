@@ -19,10 +19,11 @@ import itertools
 import mmap
 import os
 import struct
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from oomcast.errors import RingError
 
@@ -44,6 +45,7 @@ _VERSION = 1
 _HEADER = struct.Struct("<8sIII")
 HEADER_BYTES = 64
 _BODY = struct.Struct("<Qqqqqqqq24s32s")
+_NUMBER = struct.Struct("<Q")  # a body's first field
 _CRC = struct.Struct("<I")
 SLOT_BYTES = 128
 USED_BYTES = _BODY.size + _CRC.size
@@ -52,12 +54,15 @@ CONTEXT_BYTES = 24
 # Size, resident and shared, in pages: the first three of seven numbers, up to 10^9 pages (4 PB) each.
 STATM_BYTES = 32
 
+# A mapping keeps a low file number of its own, which a program may close and use for its own files; not from 3.13 on.
+_UNTRACKED: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
+
 # 8192 records hold 80 s of 100 batches/s, or 1.6 s of 5 000/s, in 1 MiB.
 _SLOTS = 8192
 
 # A hook that is interrupted within its record (by a signal's handler, or memory that runs out) leaves it unfinished.
-# The reader steps over it after a second of polls; with fewer threads than this, a later record is in sight.
-_PATIENCE_READS = 20
+# The reader steps over it after a second or two of polls; with fewer threads than this, a later record is in sight.
+_PATIENCE_READS, _READS_PER_CHECK = 20, 5
 _LOOK_AHEAD = 33
 
 
@@ -109,7 +114,7 @@ class RingWriter:
             try:
                 # Before it is mapped: a write to a hole that finds no space would kill the training with SIGBUS.
                 _allocate(fd, size)
-                self._map = mmap.mmap(fd, size)
+                self._map = mmap.mmap(fd, size, **_UNTRACKED)
             finally:
                 os.close(fd)
         except OSError as error:
@@ -159,8 +164,12 @@ def _make_append(hot: HotPath) -> Callable[[int, int, int, int, int, int, int, b
 class RingReader:
     """The agent's side: one reader, in order, each record once."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, first: int = 1) -> None:
         """Map the ring.
+
+        Args:
+            path: the file.
+            first: the number of the first record to read; those before it were read by another.
 
         Raises:
             RingError: no such file, not a ring, or of another version.
@@ -179,8 +188,14 @@ class RingReader:
         expected = HEADER_BYTES + self._slots * SLOT_BYTES
         if magic != _MAGIC or version != _VERSION or stride != SLOT_BYTES or len(self._map) != expected:
             raise RingError(f"{path} is not a ring of version {_VERSION}")
-        self._next = 1
+        self._next = first
         self._waits = 0  # reads in a row that found the next record missing, and a later one there
+        self._reads = 0
+
+    @property
+    def next_number(self) -> int:
+        """The number of the record that is read next."""
+        return self._next
 
     def read(self) -> Batch:
         """All records that are complete and follow each other, at most one ring full; and how many were overwritten."""
@@ -208,12 +223,18 @@ class RingReader:
 
     def _is_stuck(self) -> bool:
         """Whether the next record was begun and never finished: a later one has been there for some reads."""
-        later = any(
-            (slot := self._slot((self._next - 1 + ahead) % self._slots)) and slot.number == self._next + ahead
-            for ahead in range(1, _LOOK_AHEAD)
-        )
-        self._waits = self._waits + 1 if later else 0
+        self._reads += 1
+        if self._reads % _READS_PER_CHECK:
+            return False
+        later = any(self._is_later(self._next + ahead) for ahead in range(1, _LOOK_AHEAD))
+        self._waits = self._waits + _READS_PER_CHECK if later else 0
         return self._waits > _PATIENCE_READS
+
+    def _is_later(self, number: int) -> bool:
+        # Most slots hold what was there a round before, which their first eight bytes tell.
+        index = (number - 1) % self._slots
+        (found,) = _NUMBER.unpack_from(self._map, HEADER_BYTES + index * SLOT_BYTES)
+        return found == number and self._slot(index) is not None
 
     def drain(self) -> Batch:
         """What is left once the writer is gone: every complete record, even behind one that was never finished."""

@@ -9,19 +9,25 @@ import contextlib
 import os
 import sys
 import threading
+import time
 import urllib.parse
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 from oomcast import console, identity
+from oomcast.allocator import Allocators
+from oomcast.assessment import Assessment
+from oomcast.descriptors import out_of_the_way
 from oomcast.errors import RingError, SettingsError
 from oomcast.handover import Handover, folder_parents, hold, make_folder, note_line, remove_folder, write_handover
-from oomcast.names import random_id, random_name
+from oomcast.names import random_id
 from oomcast.places import places, read_or_create_token
+from oomcast.probes.death import Standing, boot_id
 from oomcast.recorder import Context, Hooks, Mark, Recorder
 from oomcast.ring import RingWriter
 from oomcast.sample import EventKind, Phase
-from oomcast.settings import LOOPBACK, Settings
+from oomcast.settings import LOOPBACK, Settings, inherited_environment
 from oomcast.sidecar import Sidecar
 from oomcast.wire import RunInfo
 
@@ -31,22 +37,39 @@ __all__ = ["Session"]
 # training, as in a container whose first process the training is.
 _FAREWELL_S = 3.0
 
+_LONGEST_CHAIN = 10
+
 _open_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 
 
 class Session:
     """One run's recording in this process, from the first hook to the end of the process or of its owner."""
 
-    def __init__(self, settings: Settings, *, backend: str | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        backend: str | None = None,
+        kind: str = "callback",
+        on_assessment: Callable[[Assessment], None] | None = None,
+    ) -> None:
         """Make the ring, start the agent, and tell the user where to look.
+
+        Args:
+            settings: the values in force.
+            backend: the framework that computes, where known.
+            kind: who records, as in `SourceInfo`.
+            on_assessment: called in another thread whenever the state of memory changes.
 
         Raises:
             OSError, OomcastError: nothing could be started; nothing is left behind.
         """
-        self.run = RunInfo(
-            id=random_id(), project=settings.project, name=settings.run_name or random_name(), tags=list(settings.tags)
-        )
+        self._kind = kind
+        self._launch = identity.launch_here()
+        run_id, name = identity.run_identity(settings, self._launch)
+        self.run = RunInfo(id=run_id, project=settings.project, name=name, tags=list(settings.tags))
         self._settings = settings
+        self._on_assessment = on_assessment
         self._owner_pid = os.getpid()
         self._lock = threading.RLock()
         self._failures = 0
@@ -73,26 +96,32 @@ class Session:
             self._ring = RingWriter(self._folder / "ring")
             write_handover(self._folder, self._handover(backend))
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-            self._notes = os.open(self._folder / "notes", flags, 0o600)
+            self._notes = out_of_the_way(os.open(self._folder / "notes", flags, 0o600))
             settings = self._settings
             self._recorder = Recorder(self._ring, reset_peak=settings.reset_peak, sample_every=settings.sample_every)
-            self._sidecar = Sidecar(self._folder, console.say, self._hold)
+            self._allocators = Allocators(self._notice, reset_peak=settings.reset_peak)
+            self._sidecar = Sidecar(self._folder, console.say, self._hold, on_assessment=self._on_assessment)
         except BaseException:
             self._close_files()
             remove_folder(self._folder)
             raise
 
     def _handover(self, backend: str | None) -> Handover:
-        settings = self._settings
+        settings, environment = self._settings, inherited_environment()
         return Handover(
             run=self.run,
-            source=identity.describe(random_id(), backend),
+            source=identity.describe(random_id(), backend, kind=self._kind, launch=self._launch),
             server=settings.server,
             mode=settings.mode,
             token=settings.token or _token(settings),
             home=settings.home,
             journal_max=settings.journal_max,
             autostart=settings.autostart,
+            critical_headroom=settings.critical_headroom,
+            visible_gpus=environment.get("CUDA_VISIBLE_DEVICES"),
+            gpu_order=environment.get("CUDA_DEVICE_ORDER"),
+            standing=Standing.of(os.getpid(), time.monotonic_ns()),
+            boot=boot_id(),
         )
 
     @property
@@ -109,10 +138,15 @@ class Session:
         """Start a new high-water mark."""
         if not self._closed:
             self._recorder.rearm()
+            self._allocators.rearm()
 
     def batch_hooks(self, context: Context) -> Hooks:
-        """The hooks for the batches of one phase; see `Recorder.batch_hooks`."""
-        return self._recorder.batch_hooks(context, self.fail)
+        """The hooks for the batches of one phase; see `Recorder.batch_hooks` and `Allocators.wrap`."""
+        hooks = self._recorder.batch_hooks(context, self.fail)
+        return self._allocators.wrap(hooks, self._recorder, self._ring.append, context, self.fail)
+
+    def _notice(self, text: str) -> None:
+        self.note(EventKind.NOTICE, text=text)
 
     def note(self, kind: EventKind, **detail: str | int | None) -> None:
         """Tell the agent something that has text."""
@@ -148,16 +182,17 @@ class Session:
             with contextlib.suppress(Exception):
                 self.mark(Context(Mark.CLOSE, Phase.IDLE, 1, -1, 0, -1), step=int(orderly))
             self._closed = True
-            _open_sessions.discard(self)
-            with contextlib.suppress(Exception):
-                self._sidecar.let_go(_FAREWELL_S)
-            self._release()
-            if self._sidecar.died:
-                remove_folder(self._folder)  # as it would have done itself
+            try:
+                with contextlib.suppress(Exception):
+                    self._sidecar.let_go(_FAREWELL_S)
+            finally:  # Ctrl-C may come while we wait
+                self._release()
+                _open_sessions.discard(self)
 
     def _release(self) -> None:
-        with contextlib.suppress(Exception):
-            self._recorder.stop()
+        for stop in (self._allocators.stop, self._recorder.stop):
+            with contextlib.suppress(Exception):
+                stop()
         self._close_files()
 
     def _close_files(self) -> None:
@@ -170,6 +205,7 @@ class Session:
     def detach(self) -> None:
         """In a forked child: this session is the parent's; nothing is recorded here, nothing of the parent's ends."""
         self._closed = True
+        self._lock = threading.RLock()  # another thread of the parent's may have held it
         with contextlib.suppress(Exception):
             self._sidecar.detach()
         self._release()
@@ -212,7 +248,19 @@ def note_exception(kind: type[BaseException], error: BaseException) -> None:
     """Tell every open session's agent what is about to end the training."""
     for session in list(_open_sessions):
         with contextlib.suppress(Exception):
-            session.note(EventKind.EXCEPTION, type=_qualified(kind), message=str(error))
+            session.note(EventKind.EXCEPTION, type=_qualified(kind), message=str(error), chain=_chain(error))
+
+
+def _chain(error: BaseException) -> str | None:
+    """The types of what led to `error`, the nearest first: numpy's MemoryError may stand behind a RuntimeError."""
+    names: list[str] = []
+    seen = {id(error)}
+    before = error.__cause__ or error.__context__
+    while before is not None and id(before) not in seen and len(names) < _LONGEST_CHAIN:
+        seen.add(id(before))
+        names.append(_qualified(type(before)))
+        before = before.__cause__ or before.__context__
+    return ";".join(names) or None
 
 
 def _qualified(kind: type[BaseException]) -> str:
@@ -225,7 +273,8 @@ def _watch_excepthook() -> None:
     previous = sys.excepthook
 
     def excepthook(kind: type[BaseException], error: BaseException, trace: object) -> None:
-        note_exception(kind, error)
+        with contextlib.suppress(BaseException):  # a second Ctrl-C, for one: what is told must be the user's own
+            note_exception(kind, error)
         previous(kind, error, trace)  # type: ignore[arg-type]
 
     sys.excepthook = excepthook

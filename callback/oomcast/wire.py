@@ -18,6 +18,7 @@ from oomcast.sample import Count, Event, GpuReading, Sample, Text
 
 __all__ = [
     "MAX_MESSAGE_BYTES",
+    "OLDEST_PROTOCOL",
     "PROTOCOL",
     "Ack",
     "AgentMessage",
@@ -25,7 +26,6 @@ __all__ = [
     "GpuDevice",
     "Hello",
     "LimitState",
-    "OLDEST_PROTOCOL",
     "Problem",
     "ProcessState",
     "RunInfo",

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 
+import msgspec
 import pytest
 
-from oomcast.agent.assembler import Assembler, Outside
-from oomcast.agent.verdict import Evidence, judge
-from oomcast.handover import Note
+from oomcast.agent.assembler import Assembler, AssemblerState, Outside
+from oomcast.handover import Detail, Note
 from oomcast.probes.limits import Limit
+from oomcast.probes.pressure import PressureReading
 from oomcast.probes.process import PAGE_BYTES, ProcessReading
 from oomcast.recorder import Context, Mark
 from oomcast.ring import Record
 from oomcast.sample import Event, EventKind, Kind, Phase, Sample
+from oomcast.wire import GpuDevice
 
 pytestmark = pytest.mark.fast
 
@@ -23,8 +25,8 @@ NOWHERE = Outside()
 class Training:
     """Feeds an assembler as a session would."""
 
-    def __init__(self) -> None:
-        self.assembler = Assembler()
+    def __init__(self, backend: str | None = None) -> None:
+        self.assembler = Assembler(backend=backend)
         self.number = 0
         self.faults = 0
         self.context = Context(Mark.BATCH, Phase.TRAIN, 1, -1, 0, -1, peaks_rearmed=True)
@@ -82,7 +84,7 @@ def test_sparse_samples_say_how_many_batches_they_cover() -> None:
 
 
 def test_batch_ends_that_come_late_and_out_of_order_keep_their_places() -> None:
-    training = Training()
+    training = Training("Keras 3.15.1, jax 0.10.2")
     training.begin(Mark.TRAIN_BEGIN, Phase.TRAIN, total=4)
     training.begin(Mark.EPOCH_BEGIN, Phase.TRAIN, epoch=0, total=4)
     train = training.context
@@ -92,6 +94,26 @@ def test_batch_ends_that_come_late_and_out_of_order_keep_their_places() -> None:
     late = training.batch(3).batch
     training.context = validation
     assert (first, late, training.batch(0).batch) == ([1, 0, 2], 3, 4)
+
+
+def test_even_a_whole_epoch_s_batch_ends_may_come_when_validation_has_begun() -> None:
+    training = Training("Keras 3.15.1, jax 0.10.2")
+    training.begin(Mark.TRAIN_BEGIN, Phase.TRAIN, total=4)
+    training.begin(Mark.EPOCH_BEGIN, Phase.TRAIN, epoch=0, total=4)
+    train = training.context
+    training.begin(Mark.PHASE_BEGIN, Phase.VALIDATION, epoch=0)
+    first = training.batch(0).batch
+    training.context = train
+    assert (first, [training.batch(step).batch for step in (2, 0, 1, 3)]) == (4, [2, 0, 1, 3])
+
+
+def test_where_hooks_are_called_in_turn_a_training_that_stops_early_leaves_no_hole() -> None:
+    training = Training("Keras 3.15.1, tensorflow 2.21.0")
+    training.begin(Mark.TRAIN_BEGIN, Phase.TRAIN, total=9)
+    training.begin(Mark.EPOCH_BEGIN, Phase.TRAIN, epoch=0, total=9)
+    training.batch(0)
+    training.begin(Mark.PHASE_BEGIN, Phase.VALIDATION, epoch=0)
+    assert training.batch(0).batch == 1
 
 
 def test_faults_are_those_since_the_batch_before() -> None:
@@ -122,7 +144,6 @@ def test_pages_and_kilobytes_become_bytes_and_a_peak_is_never_below_its_rss() ->
     assert (row.rss_bytes, row.shared_bytes) == (20 * PAGE_BYTES, 3 * PAGE_BYTES)
     assert row.peak_bytes == 1000 * 1024
     assert training.batch(1, maxrss=1).peak_bytes == row.rss_bytes
-    assert training.assembler.peak_bytes == 1000 * 1024
 
 
 def test_without_rearming_the_peak_of_a_batch_is_unknown() -> None:
@@ -163,17 +184,67 @@ def test_a_limit_is_told_once_and_again_when_it_moves() -> None:
     ]
 
 
-def test_what_the_process_said_of_its_end_is_evidence() -> None:
+def test_what_the_process_said_of_its_end_is_kept() -> None:
     training = Training()
+    assert training.assembler.closed is None
     training.begin(Mark.TRAIN_BEGIN, Phase.TRAIN)
-    detail: dict[str, str | int | None] = {"type": "ValueError", "message": "no"}
+    detail: Detail = {"type": "ValueError", "message": "no", "chain": None}
     training.assembler.note(Note(kind=EventKind.EXCEPTION, mono_ns=1, wall_ns=1, detail=detail))
     training.record(Mark.CLOSE, step=1)
-    assert training.assembler.evidence() == Evidence(closed=True, open_phase=True, exception=("ValueError", "no"))
+    assert training.assembler.closed is True
+    assert training.assembler.where is not None, "the fit was left, not ended"
+    assert training.assembler.exception == ("ValueError", "no", "")
 
 
-def test_a_process_that_was_cut_short_has_said_nothing() -> None:
-    assert Training().assembler.evidence() == Evidence()
+def test_pressure_is_told_since_the_sample_of_the_same_kind_before() -> None:
+    training = Training()
+    looks = iter([(100, 7), (150, 7), (150, 9), (400, None)])
+
+    def outside() -> Outside:
+        some, refaults = next(looks)
+        return Outside(pressure=PressureReading(psi_some_us=some, refaults=refaults))
+
+    assembler = training.assembler
+    ticks = [assembler.tick(1, 1, outside()) for _ in range(4)]
+    assert [(tick.psi_some_us, tick.refaults) for tick in ticks] == [(None, None), (50, 0), (0, 2), (250, None)]
+    assert {tick.psi_full_us for tick in ticks} == {None}
+
+
+def test_an_allocator_s_figures_go_with_their_batch_also_where_hooks_overtake_each_other() -> None:
+    assembler = Assembler(devices=[GpuDevice(device=3, uuid="u", name="n", ordinal=0)])
+    context = Context(Mark.BATCH, Phase.TRAIN, 1, 0, 1, -1)
+
+    def record(mark: Mark, step: int, allocated: int = -1) -> Record:
+        packed = context._replace(mark=mark, total=0 if mark is Mark.ALLOCATOR else -1).pack()
+        return Record(step + 1, 1, 1, allocated, step, 700, -1, -1, packed, b"9 20 3 ")
+
+    for step, allocated in ((0, 10), (1, 11)):
+        assert assembler.record(record(Mark.ALLOCATOR, step, allocated), NOWHERE) is None
+    rows = [assembler.record(record(Mark.BATCH, step), NOWHERE) for step in (1, 0)]
+    readings = assembler.take_readings()
+    assert [(reading.seq, reading.device, reading.allocated_bytes) for reading in readings] == [
+        (rows[0].seq if rows[0] else 0, 3, 11),
+        (rows[1].seq if rows[1] else 0, 3, 10),
+    ]
+    assert {(reading.used_bytes, reading.allocated_peak_bytes) for reading in readings} == {(None, 700)}
+    assert assembler.take_readings() == []
+
+
+def test_another_assembler_goes_on_from_a_snapshot() -> None:
+    training, whole = Training(), Training()
+    for one in (training, whole):
+        one.begin(Mark.TRAIN_BEGIN, Phase.TRAIN)
+        one.begin(Mark.EPOCH_BEGIN, Phase.TRAIN, epoch=0, total=9)
+        one.batch(0)
+        one.assembler.tick(1, 1, Outside(pressure=PressureReading(psi_some_us=5)))
+    state = msgspec.msgpack.decode(msgspec.msgpack.encode(training.assembler.snapshot()), type=AssemblerState)
+    training.assembler = Assembler(state)
+    for one in (training, whole):
+        one.begin(Mark.PHASE_BEGIN, Phase.VALIDATION, epoch=0)
+    later = Outside(pressure=PressureReading(psi_some_us=9))
+    assert training.batch(0) == whole.batch(0)
+    assert training.assembler.tick(2, 2, later) == whole.assembler.tick(2, 2, later)
+    assert training.assembler.snapshot() == whole.assembler.snapshot()
 
 
 def test_seqs_follow_each_other_whatever_the_row() -> None:
@@ -184,6 +255,7 @@ def test_seqs_follow_each_other_whatever_the_row() -> None:
         training.assembler.tick(time.time_ns(), 1, NOWHERE),
         training.assembler.gap(1, 1, 3),
         training.batch(1),
-        training.assembler.end(1, 1, judge(Evidence(closed=True))),
+        training.assembler.event(EventKind.END, 1, 1, {}),
     ]
     assert [row.seq for row in rows] == [2, 3, 4, 5, 6]
+    assert training.assembler.ended

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from oomcast.agent.journal import Journal, JournalFrame, journal_folders
+from oomcast.agent.journal import Destination, Journal, JournalFrame, journal_folders, read_destination
 from oomcast.agent.outbox import Outbox
 from oomcast.errors import JournalError
 from oomcast.sample import EventKind
@@ -90,10 +90,32 @@ def test_a_torn_or_flipped_file_gives_its_sound_frames_and_no_error(
     again = open_journal(folder)
     found = read_all(again)
     again.close()
-    # A frame takes 124 bytes; the one that was flipped and all behind it in its segment are given up.
-    sound = min(cut, flip if flip is not None else cut) // 124
-    assert found[: min(sound, 40)] == frames[: min(sound, 40)]
-    assert all(item in frames for item in found)
+    # A frame takes 128 bytes; only the one that was flipped, and the one that was torn, are given up.
+    hit = None if flip is None or flip >= len(data) else flip // 128
+    assert found == [item for n, item in enumerate(frames) if (n + 1) * 128 <= cut and n != hit]
+
+
+def test_an_empty_and_a_torn_segment_are_no_hindrance(tmp_path: Path) -> None:
+    folder = tmp_path / "j"
+    journal = open_journal(folder)
+    journal.append(frame(1))
+    journal.close()
+    (folder / f"{2:020d}.frames").write_bytes(b"")
+    (folder / f"{3:020d}.frames").write_bytes(b"oomf\1\2\3")
+    again = open_journal(folder)
+    for n in (2, 3):
+        again.append(frame(n))
+    assert [item.first_seq for item in read_all(again)] == [1, 2, 3]
+    again.close()
+
+
+def test_a_journal_says_where_it_is_to_go(tmp_path: Path) -> None:
+    destination = Destination(server="http://127.0.0.1:6662", mode="online")
+    journal = Journal(tmp_path / "j", max_bytes=1 << 20, hello=b"hello", destination=destination)
+    assert read_destination(tmp_path / "j") is None, "written with the first frame, as the hello is"
+    journal.append(frame(1))
+    assert read_destination(tmp_path / "j") == destination
+    journal.close()
 
 
 def test_the_bound_drops_the_oldest_and_says_which(tmp_path: Path) -> None:

@@ -71,6 +71,6 @@ def test_pure_modules_do_no_io_and_read_no_clock(name: str) -> None:
 
 
 def test_the_public_names_are_these() -> None:
-    assert sorted(oomcast.__all__) == ["MemoryMonitor", "__version__", "watch"]
+    assert sorted(oomcast.__all__) == ["MemoryMonitor", "__version__", "load_checkpoint", "watch"]
     with pytest.raises(AttributeError, match="no attribute 'Monitor'"):
         _ = oomcast.Monitor

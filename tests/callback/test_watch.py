@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from oomcast.handover import hold, make_folder, sweep
 from oomcast.sample import Event, EventKind, Phase
 from tests.support import batches, clean_environment, events, eventually, journals, recorded, run_script
 
@@ -173,22 +172,24 @@ def test_no_session_folder_is_left_behind(home: Path) -> None:
     eventually(lambda: not folder.exists(), what="removal of the session's folder")
 
 
-def test_a_killed_agent_is_told_once_and_the_loop_goes_on(home: Path) -> None:
+def test_an_agent_that_cannot_live_is_told_once_and_the_loop_goes_on(home: Path) -> None:
     code = """
     import os, signal
     from oomcast import watch
     with watch(run_name="orphan") as run:
         run.step()
         session = run._session
+        (session._folder / "handover.json").write_bytes(b"{")
         os.kill(session.agent_pid, signal.SIGKILL)
-        session._sidecar._done.wait(10)
+        session._sidecar._done.wait(20)
         for _ in range(20_000):
             run.step()
-    print("went on, and left", os.path.exists(session._folder))
+    print("went on")
     """
     result = offline(code, home)
-    assert result.stdout == "went on, and left False\n"
-    assert result.stderr.count("the agent ended before the training did") == 1
+    assert result.stdout == "went on\n"
+    said = [line for line in result.stderr.splitlines() if "no more samples are taken" in line]
+    assert len(said) == 1
 
 
 def test_the_end_is_the_last_row(home: Path) -> None:
@@ -311,15 +312,4 @@ def test_what_a_kill_of_both_left_behind_is_swept_by_the_next_agent(home: Path) 
     left = Path(offline(code, home).stdout.strip())
     assert left.exists()
     offline('from oomcast import watch\nwith watch(run_name="next") as run:\n    run.step()', home)
-    eventually(lambda: not left.exists(), what="the sweep")
-
-
-def test_a_folder_in_use_is_not_swept(tmp_path: Path) -> None:
-    folder = make_folder(tmp_path)
-    lock = hold(folder)
-    sweep(tmp_path)
-    assert folder.exists()
-    assert lock is not None
-    os.close(lock)
-    sweep(tmp_path)
-    assert not folder.exists()
+    eventually(lambda: not left.exists(), what="its removal")

@@ -1,8 +1,9 @@
 """What was sampled and not yet acknowledged, on disk: written before it is sent, deleted when the server has it.
 
-One folder per source. `hello` holds the source's Hello message; numbered segments hold frames, each with its length, a
-checksum and its first and last seq in front. A frame that was torn by a crash, or flipped by a bad disk, ends the
-segment for the reader and costs nothing else. The folder is bounded in bytes: beyond it, the oldest segment goes.
+One folder per source. `hello` holds the source's Hello message, `destination` where it is to go; numbered segments hold
+frames, each with a mark, its length, a checksum and its first and last seq in front. A frame that was torn by a crash,
+or flipped by a bad disk, is stepped over, to the next mark with a frame behind it that is whole. The folder is bounded
+in bytes: beyond it, the oldest segment goes.
 
 A lock on the folder tells whether its agent lives.
 """
@@ -15,7 +16,9 @@ import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
+
+import msgspec
 
 from oomcast.errors import JournalError
 from oomcast.places import make_private
@@ -25,10 +28,12 @@ try:
 except ImportError:  # Windows: a folder's agent is then told by its pid alone
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Journal", "JournalFrame", "journal_folders"]
+__all__ = ["Destination", "Journal", "JournalFrame", "journal_folders", "read_destination"]
 
-_FRAME = struct.Struct("<IIQQ")  # length, crc32 of the rest of this header and the payload, first seq, last seq
+_MARK = b"oomf"
+_FRAME = struct.Struct("<4sIIQQ")  # mark, length, crc32 of the seqs and the payload, first seq, last seq
 _SEQS = struct.Struct("<QQ")
+_SEQS_AT = _FRAME.size - _SEQS.size
 _SEGMENT_BYTES = 4 << 20
 _LONGEST = 1 << 20
 
@@ -39,6 +44,21 @@ class JournalFrame(NamedTuple):
     first_seq: int
     last_seq: int
     payload: bytes
+
+
+class Destination(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a journal is to go: any agent of this machine that talks to that server may send it."""
+
+    server: str
+    mode: str  # "offline": only `oomcast sync` may
+    folder: str | None = None  # the session's: while that is held, its own agent will come for the journal
+
+
+def read_destination(folder: Path) -> Destination | None:
+    """Where the journal in `folder` is to go; None if it doesn't say."""
+    with contextlib.suppress(OSError, msgspec.MsgspecError):
+        return msgspec.json.decode((folder / "destination").read_bytes(), type=Destination)
+    return None
 
 
 class _Segment:
@@ -60,7 +80,13 @@ class Journal:
     """One source's unsent past; written and read by one process at a time."""
 
     def __init__(
-        self, folder: Path, *, max_bytes: int, hello: bytes | None = None, segment_bytes: int = _SEGMENT_BYTES
+        self,
+        folder: Path,
+        *,
+        max_bytes: int,
+        hello: bytes | None = None,
+        destination: Destination | None = None,
+        segment_bytes: int = _SEGMENT_BYTES,
     ) -> None:
         """Open or make the journal in `folder`.
 
@@ -69,6 +95,7 @@ class Journal:
             max_bytes: beyond it the oldest segment is dropped.
             hello: the source's Hello message, kept so that another process can send this journal after our death; it is
                 written with the first frame, and again tried with the next if the disk was full.
+            destination: where it is to go; kept with the hello.
             segment_bytes: a segment of this size is closed and a new one begun.
 
         Raises:
@@ -85,17 +112,23 @@ class Journal:
             except OSError as error:
                 os.close(self._lock)
                 raise JournalError(f"{folder} is in use by a running agent") from error
-        self._segments = [self._scan(path) for path in sorted(folder.glob("*.frames"))]
+        self._segments = [segment for path in sorted(folder.glob("*.frames")) if (segment := self._scan(path))]
         self._unwritten_hello = hello
+        self._destination = destination
         self._file: int | None = None
         self._cursor: tuple[Path | None, int, int] = (None, 0, 0)  # segment, offset behind the frame that ended at seq
         self.acknowledged = 0
 
     @staticmethod
-    def _scan(path: Path) -> _Segment:
+    def _scan(path: Path) -> _Segment | None:
         segment = _Segment(path)
         for frame, _ in _frames(path, 0):
             segment.note(frame)
+        if segment.last_seq == 0:
+            # Nothing in it can be read, and the next segment may have to take its name.
+            path.unlink(missing_ok=True)
+            return None
+        segment.size = path.stat().st_size
         return segment
 
     @property
@@ -106,11 +139,17 @@ class Journal:
         return None
 
     def _write_hello(self) -> None:
-        if self._unwritten_hello is not None:
-            draft = self.folder / "hello.new"
-            draft.write_bytes(self._unwritten_hello)
-            draft.replace(self.folder / "hello")
-            self._unwritten_hello = None
+        if self._unwritten_hello is None:
+            return
+        if self._destination is not None:
+            self._replace("destination", msgspec.json.encode(self._destination))
+        self._replace("hello", self._unwritten_hello)
+        self._unwritten_hello = None
+
+    def _replace(self, name: str, data: bytes) -> None:
+        draft = self.folder / f"{name}.new"
+        draft.write_bytes(data)
+        draft.replace(self.folder / name)
 
     @property
     def last_seq(self) -> int:
@@ -218,20 +257,44 @@ def journal_folders(state: Path) -> list[Path]:
 
 
 def _pack(frame: JournalFrame) -> bytes:
-    rest = _SEQS.pack(frame.first_seq, frame.last_seq) + frame.payload
-    return struct.pack("<II", len(frame.payload), zlib.crc32(rest)) + rest
+    seqs = _SEQS.pack(frame.first_seq, frame.last_seq)
+    return (
+        _FRAME.pack(_MARK, len(frame.payload), zlib.crc32(seqs + frame.payload), frame.first_seq, frame.last_seq)
+        + frame.payload
+    )
 
 
 def _frames(path: Path, offset: int) -> Iterator[tuple[JournalFrame, int]]:
-    """Complete frames of a segment from `offset` on, each with the offset behind it; stops at the first bad one."""
+    """Whole frames of a segment from `offset` on, each with the offset behind it; what is damaged is stepped over."""
     with contextlib.suppress(OSError), open(path, "rb") as file:
-        file.seek(offset)
-        while len(header := file.read(_FRAME.size)) == _FRAME.size:
-            length, checksum, first, last = _FRAME.unpack(header)
-            if length > _LONGEST:
+        while True:
+            frame = _frame_at(file, offset)
+            if frame is not None:
+                offset += _FRAME.size + len(frame.payload)
+                yield frame, offset
+                continue
+            found = _next_mark(file, offset + 1)
+            if found is None:
                 return
-            payload = file.read(length)
-            if len(payload) != length or zlib.crc32(header[8:] + payload) != checksum:
-                return
-            offset += _FRAME.size + length
-            yield JournalFrame(first, last, payload), offset
+            offset = found
+
+
+def _frame_at(file: BinaryIO, offset: int) -> JournalFrame | None:
+    file.seek(offset)
+    header = file.read(_FRAME.size)
+    if len(header) < _FRAME.size:
+        return None
+    mark, length, checksum, first, last = _FRAME.unpack(header)
+    if mark != _MARK or length > _LONGEST or not 0 < first <= last:
+        return None
+    payload = file.read(length)
+    if len(payload) != length or zlib.crc32(header[_SEQS_AT:] + payload) != checksum:
+        return None
+    return JournalFrame(first, last, payload)
+
+
+def _next_mark(file: BinaryIO, offset: int) -> int | None:
+    """Where the next mark stands from `offset` on; a payload may hold one by chance, which its checksum tells."""
+    file.seek(offset)
+    at = file.read().find(_MARK)
+    return None if at < 0 else offset + at

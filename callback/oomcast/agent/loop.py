@@ -4,59 +4,50 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import os
+import random
 import select
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from oomcast._version import __version__
-from oomcast.agent.assembler import Assembler, Outside
-from oomcast.agent.journal import Journal, JournalFrame
-from oomcast.agent.order import Order
-from oomcast.agent.outbox import Outbox
-from oomcast.agent.sender import Sender
-from oomcast.agent.starter import start_server_if_none
-from oomcast.agent.verdict import Verdict, judge
-from oomcast.errors import OomcastError
-from oomcast.handover import Handover, Note, Notice, read_handover, remove_folder, sweep
-from oomcast.places import places
-from oomcast.probes.death import ExitStatus, KernelLog, KillCounters, exit_status
-from oomcast.probes.gpu import GpuProbe
-from oomcast.probes.limits import LimitProbe
-from oomcast.probes.process import read_process
-from oomcast.ring import Record, RingReader
-from oomcast.sample import Event, GpuReading, Sample
-from oomcast.wire import PROTOCOL, Frame, Hello, encode
+from oomcast.agent.alarm import Alarm, Spike
+from oomcast.agent.delivery import Delivery
+from oomcast.agent.ending import Ending
+from oomcast.agent.left_behind import close_orphans
+from oomcast.agent.observer import Observer
+from oomcast.agent.recording import Recording, Row
+from oomcast.agent.resume import Resume
+from oomcast.assessment import State
+from oomcast.handover import Detail, Handover, Notice, read_handover, remove_folder
+from oomcast.sample import Event, EventKind, GpuReading, Kind, Phase, Sample
+from oomcast.wire import PROTOCOL, Hello, Status, encode
 
 __all__ = ["Agent"]
 
 _POLL_S = 0.05
+# Near the end, what happened last is worth more, and what is to be done is done sooner.
+_CLOSE_POLL_S = 0.02
+# While the disk is full and the server away, each step writes down all that is in memory only.
+_COSTLY_POLL_S, _MUCH_BYTES = 0.5, 1 << 20
 _TICK_S = 1.0
-# At a run's end the server gets this long to take the rest, as long as it answers at all; then the journal keeps it.
-_DELIVERY_S = 30.0
-# How long to wait for somebody who can say how the process ended; the verdict is to be on the server within two.
-_STATUS_S = 1.0
-# How long the end of a training may wait for a connection that is only being made.
-_GREETING_S = 0.5
-_KEPT = "the last samples are in the journal, not on the server: `oomcast sync` sends them"
-# A server started by us is up in a second or two; on a machine that pages, later.
-_SERVER_STARTS_S = 20.0
-_ROWS_PER_FRAME = 2000
+# How often to look for sessions that nobody holds, and how often where the disk was too full for them.
+_ORPHANS_EVERY_S, _LEFT_EVERY_S = 60.0, 5.0
 
 
 class Agent:
     """Watches one process through one session's folder."""
 
     def __init__(self, folder: Path, lifeline: int, uplink: int, pidfd: int | None) -> None:
-        """Open everything that the session left in `folder`.
+        """Open everything that the session left in `folder`, and go on where an agent before was killed.
 
         Args:
             folder: the session's, see `handover.py`; removed at the end.
-            lifeline: a pipe that ends when the process does.
+            lifeline: a pipe that ends when the session does.
             uplink: a pipe for lines to the session.
             pidfd: the process itself; it tells of a death that the life-line hides, and how it came. None: the system
                 has none.
@@ -69,189 +60,172 @@ class Agent:
         self._uplink = uplink
         self._handover: Handover = read_handover(folder)
         self._pid = self._handover.source.pid
-        self._ring = RingReader(folder / "ring")
-        self._notes = open(folder / "notes", "rb")  # noqa: SIM115  as long as the agent
-        self._gpu = GpuProbe()
-        self._limits = LimitProbe(self._pid)
-        self._kills = KillCounters(self._pid)
-        self._log = KernelLog()
-        self._order = Order()
-        self._assembler = Assembler()
-        self._outside = Outside()
-        self._next_tick_ns = 0
-        self._hello = self._make_hello()
-        self._outbox = Outbox(self._open_journal())
-        self._sender: Sender | None = None
-        self._told_disk = False
-        self._server_starts_until = 0.0
         self._pidfd = pidfd
+        self._observer = Observer(self._pid, self._handover.visible_gpus, self._handover.gpu_order)
+        hello = self._make_hello()
+        self._recording = Recording(folder, self._handover, hello, self._say, self._observer.devices)
+        self._delivery = Delivery(self._recording.outbox, hello, self._handover, self._say)
+        before = self._recording.before
+        self._ending = Ending(folder, self._handover, self._observer, pidfd, before.standing if before else None)
+        self._alarm = Alarm(self._handover.critical_headroom)
+        self._spike = Spike()
+        self._next_tick_ns = 0
+        self._detached = False
+        self._odd = False
 
     def _make_hello(self) -> bytes:
-        source = msgspec.structs.replace(self._handover.source, gpus=self._gpu.devices, gpu_note=self._gpu.note)
+        source = msgspec.structs.replace(
+            self._handover.source, gpus=self._observer.devices, gpu_note=self._observer.gpu_note
+        )
         return encode(Hello(protocol=PROTOCOL, oomcast=__version__, run=self._handover.run, source=source))
-
-    def _open_journal(self) -> Journal | None:
-        folder = places(self._handover.home).state / "journals" / self._handover.source.id
-        try:
-            return Journal(folder, max_bytes=self._handover.journal_max, hello=self._hello)
-        except (OomcastError, OSError) as error:
-            self._say(f"no journal, so what can't be delivered at once may be lost: {error}")
-            return None
 
     async def run(self) -> None:
         """Until the training is gone and its story is told."""
-        sweep(self._folder.parent)
-        sending = asyncio.create_task(self._send()) if self._handover.mode == "online" else None
+        self._delivery.start()
+        orphans = asyncio.create_task(self._close_orphans())
         try:
+            self._greet()
             while not self._ended():
                 self._poll()
-                await asyncio.sleep(_POLL_S)
+                await asyncio.sleep(self._pause_s)
             await self._finish()
-            if sending:
-                await self._deliver()
+            await self._delivery.finish()
         finally:
-            if sending:
-                sending.cancel()
-                await asyncio.gather(sending, return_exceptions=True)
-            lost = self._outbox.pending and not self._outbox.kept
+            orphans.cancel()
+            await self._delivery.stop()
+            outbox = self._recording.outbox
+            lost = outbox.pending and not outbox.kept
             self._say("the last samples are lost: no server took them, and no disk" if lost else None, done=True)
             self._close()
 
-    async def _send(self) -> None:
-        handover, patience_s = self._handover, 2.0
-        with contextlib.suppress(OomcastError, OSError):
-            if handover.autostart and start_server_if_none(handover.server, places(handover.home).state):
-                patience_s = _SERVER_STARTS_S
-                self._server_starts_until = time.monotonic() + patience_s
-        self._sender = Sender(
-            self._outbox, self._hello, handover.server, handover.token, self._say, patience_s=patience_s
-        )
-        await self._sender.run()
+    async def _close_orphans(self) -> None:
+        while True:
+            closed = await asyncio.to_thread(close_orphans, self._folder.parent, __version__)
+            # Hundreds of agents on one host need not all look at once.
+            often = _LEFT_EVERY_S if closed.left else _ORPHANS_EVERY_S
+            await asyncio.sleep(often * (0.75 + random.random() / 2))  # noqa: S311  no secret hangs on it
+
+    def _greet(self) -> None:
+        before = self._recording.before
+        if before is None:
+            return
+        away_ms = max(0, time.time_ns() - before.wall_ns) // 1_000_000
+        text = f"the agent was killed; another went on {away_ms / 1000:.1f} s later where it was"
+        self._keep([self._event(EventKind.AGENT, {"text": text, "away_ms": away_ms})])
+
+    @property
+    def _pause_s(self) -> float:
+        if self._recording.outbox.unwritten_bytes > _MUCH_BYTES:
+            return _COSTLY_POLL_S
+        return _POLL_S if self._alarm.state is State.STEADY else _CLOSE_POLL_S
 
     def _ended(self) -> bool:
-        if self._assembler.closed is not None:
+        if self._recording.assembler.closed is not None and not self._handover.outside:
+            return True
+        if self._handover.detachable and any_readable([self._lifeline]):
+            self._detached = True
             return True
         # The life-line may be closed by a program that closes all files it doesn't know; the pidfd can't.
-        return any_readable([self._lifeline if self._pidfd is None else self._pidfd])
+        if self._pidfd is not None:
+            return any_readable([self._pidfd])
+        if self._handover.outside:
+            return not self._observer.alive
+        return any_readable([self._lifeline])
 
-    def _poll(self) -> None:
-        batch = self._ring.read()
-        tick = time.monotonic_ns() >= self._next_tick_ns
-        if batch.records or tick:
-            self._look(anew=tick)
-        rows: list[Sample | Event] = []
-        gpus: list[GpuReading] = []
-        if batch.lost:
-            rows.append(self._assembler.gap(time.time_ns(), time.monotonic_ns(), batch.lost))
-        rows.extend(self._assemble(self._order.take(batch.records, time.monotonic_ns())))
-        rows.extend(self._read_notes())
+    def _poll(self, *, final: bool = False) -> None:
+        now_ns = time.monotonic_ns()
+        tick = now_ns >= self._next_tick_ns
+        self._ending.look(now_ns)
+        # Far from the limit, ten steps a second will do, at half the cost; the page is told no more often.
+        self._odd = not self._odd
+        if self._odd and not tick and not final and self._observer.is_far_from_limit:
+            return
+        batch = self._recording.read()
+        outside = self._observer.look(anew=tick)
+        rows = self._recording.rows(batch, outside)
+        readings = self._recording.assembler.take_readings()
+        self._observer.heard(readings, self._recording.assembler.framework)
+        status = None
         if tick:
-            rows.extend(self._tick(gpus))
-        self._post(rows, gpus)
+            self._next_tick_ns = now_ns + int(_TICK_S * 1e9)
+            rows += self._tick(readings)
+            status = self._observer.status(self._ending.processes(), self._ending.hung_since_wall_ns)
+        self._follow(rows)
+        rows += self._judge_memory()
+        self._keep(rows, readings, status)
 
-    def _assemble(self, records: list[Record]) -> list[Sample | Event]:
-        return [row for record in records if (row := self._assembler.record(record, self._outside))]
-
-    def _look(self, *, anew: bool) -> None:
-        process = read_process(self._pid)
-        if process.rss_bytes is None and self._outside.limit is not None:
-            return  # gone, and what is charged now is not what was charged then: the last look stands
-        self._outside = Outside(process, self._limits.binding(process, anew=anew))
-
-    def _read_notes(self) -> list[Event]:
-        events = []
-        # A line still being written stays for the next time.
-        while (line := self._notes.readline()) and line.endswith(b"\n"):
-            with contextlib.suppress(msgspec.MsgspecError):
-                events.append(self._assembler.note(msgspec.json.decode(line, type=Note)))
-        if line:
-            self._notes.seek(-len(line), os.SEEK_CUR)
-        return events
-
-    def _tick(self, gpus: list[GpuReading]) -> list[Sample | Event]:
-        wall, mono = time.time_ns(), time.monotonic_ns()
-        self._next_tick_ns = mono + int(_TICK_S * 1e9)
-        rows: list[Sample | Event] = []
-        if change := self._assembler.limit_change(wall, mono, self._outside.limit):
+    def _tick(self, readings: list[GpuReading]) -> list[Row]:
+        wall_ns, mono_ns = time.time_ns(), time.monotonic_ns()
+        assembler, outside = self._recording.assembler, self._observer.last
+        rows: list[Row] = []
+        if change := assembler.limit_change(wall_ns, mono_ns, outside.limit):
             rows.append(change)
-        sample = self._assembler.tick(wall, mono, self._outside)
-        gpus.extend(self._gpu.read(sample.seq, self._pid))
+        sample = assembler.tick(wall_ns, mono_ns, outside)
         rows.append(sample)
+        gpus = self._observer.gpus(sample.seq)
+        readings += gpus
+        for kind, detail in self._ending.tick(sample, assembler.batches, sample.phase, gpus):
+            rows.append(assembler.event(kind, wall_ns, mono_ns, detail))
+        for fault in self._observer.gpu_faults():
+            said: Detail = {"device": fault.device, "xid": fault.xid, "text": fault.text}
+            rows.append(assembler.event(EventKind.GPU_FAULT, wall_ns, mono_ns, said))
         return rows
+
+    def _follow(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            self._ending.follow(row)
+            if isinstance(row, Sample) and row.kind is Kind.BATCH:
+                self._spike.take(row.phase, row.rss_bytes, row.peak_bytes)
+
+    def _judge_memory(self) -> list[Row]:
+        assembler = self._recording.assembler
+        where = assembler.where
+        assessment = self._alarm.take(
+            self._observer.killing,
+            self._spike.largest_bytes(where.phase if where else Phase.IDLE),
+            time.time_ns(),
+            where.epoch if where and where.epoch >= 0 else None,
+            assembler.batches - 1 if assembler.batches else None,
+        )
+        if assessment is None:
+            return []
+        self._tell(Notice(assessment=assessment))
+        self._ending.assessed(assessment)
+        kind = EventKind.CRITICAL if assessment.state is State.CRITICAL else EventKind.CLEAR
+        return [self._event(kind, {**msgspec.to_builtins(assessment), "text": assessment.text})]
+
+    def _event(self, kind: EventKind, detail: Detail) -> Event:
+        return self._recording.assembler.event(kind, time.time_ns(), time.monotonic_ns(), detail)
+
+    def _keep(self, rows: list[Row], readings: Sequence[GpuReading] = (), status: Status | None = None) -> None:
+        self._recording.keep(rows, readings, self._standing(), status)
+
+    def _standing(self) -> Resume:
+        return Resume(standing=self._ending.standing, limit=self._observer.killing, boot=self._ending.boot)
 
     async def _finish(self) -> None:
         # First what was written in order, then what a writer that died left behind a hole.
-        self._poll()
-        batch = self._ring.drain()
-        rows: list[Sample | Event] = []
-        if batch.lost:
-            rows.append(self._assembler.gap(time.time_ns(), time.monotonic_ns(), batch.lost))
-        rows.extend(self._assemble(self._order.take(batch.records, time.monotonic_ns(), final=True)))
-        rows.extend(self._read_notes())
-        verdict = await self._judge()
-        rows.append(self._assembler.end(time.time_ns(), time.monotonic_ns(), verdict))
-        self._post(rows, [])
+        self._poll(final=True)
+        rows = self._recording.rows(self._recording.drain(), self._observer.last, final=True)
+        readings = self._recording.assembler.take_readings()
+        self._follow(rows)
+        verdict = await self._ending.judge(self._recording.assembler, detached=self._detached)
+        detail = verdict.detail()
+        rows.append(self._event(EventKind.END, detail))
+        self._keep(rows, readings, self._observer.status(self._ending.processes(), None))
+        self._tell(Notice(verdict=detail))
 
-    async def _judge(self) -> Verdict:
-        said = self._assembler.evidence()
-        status = None if said.closed is not None else await self._wait_for_status()
-        return judge(
-            dataclasses.replace(
-                said,
-                status=status,
-                kills_before=self._kills.before,
-                kills_after=self._kills.read(),
-                logged=self._pid in self._log.killed(),
-                limit=self._outside.limit,
-            )
-        )
+    def _say(self, text: str | None = None, *, done: bool = False) -> None:
+        self._tell(Notice(text=text, done=done))
 
-    async def _wait_for_status(self) -> ExitStatus | None:
-        # Until its parent has waited for it, or at once while it is a zombie that we may ask.
-        deadline = time.monotonic() + _STATUS_S
-        while (status := exit_status(self._pid, self._pidfd)) is None and time.monotonic() < deadline:
-            await asyncio.sleep(0.01)
-        return status
-
-    def _post(self, rows: list[Sample | Event], gpus: list[GpuReading]) -> None:
-        for start in range(0, len(rows), _ROWS_PER_FRAME):
-            part = rows[start : start + _ROWS_PER_FRAME]
-            frame = Frame(
-                first_seq=part[0].seq,
-                last_seq=part[-1].seq,
-                samples=[row for row in part if isinstance(row, Sample)],
-                gpus=[reading for reading in gpus if part[0].seq <= reading.seq <= part[-1].seq],
-                events=[row for row in part if isinstance(row, Event)],
-            )
-            self._outbox.append(JournalFrame(frame.first_seq, frame.last_seq, encode(frame)))
-        if self._outbox.disk_error and not self._told_disk:
-            self._told_disk = True
-            self._say(f"the journal can't be written ({self._outbox.disk_error}): free some space or set OOMCAST_HOME")
-
-    async def _deliver(self) -> None:
-        started = time.monotonic()
-        first_failures = self._sender.failures if self._sender else 0
-        told = False
-        while self._outbox.pending and time.monotonic() < started + _DELIVERY_S:
-            sender = self._sender
-            away = sender is None or not sender.connected
-            if not told and away and self._outbox.kept and time.monotonic() > started + _GREETING_S:
-                # No server to wait for: the training may end now. It is tried some more without it.
-                told = True
-                self._say(None if time.monotonic() < self._server_starts_until else _KEPT, done=True)
-            # A server that doesn't answer is not waited for, unless it is starting, or only memory holds the rest.
-            tried = sender is not None and sender.failures >= first_failures + 2
-            if tried and self._outbox.kept and time.monotonic() > self._server_starts_until:
-                break
-            await asyncio.sleep(0.02)
-
-    def _say(self, text: str | None, *, done: bool = False) -> None:
-        # The session may be gone, or its thread stuck behind a full terminal: then this is not heard.
+    def _tell(self, notice: Notice) -> None:
+        # The session may be gone, or its thread stuck behind a full terminal: then this is not heard, or a part of it
+        # only, which the next line must not be taken for the rest of.
         with contextlib.suppress(OSError):
-            os.write(self._uplink, msgspec.json.encode(Notice(text=text, done=done)) + b"\n")
+            os.write(self._uplink, b"\n" + msgspec.json.encode(notice) + b"\n")
 
     def _close(self) -> None:
-        for close in (self._outbox.close, self._gpu.close, self._log.close, self._ring.close, self._notes.close):
+        for close in (self._recording.close, self._observer.close, self._ending.close):
             with contextlib.suppress(Exception):
                 close()
 
@@ -277,9 +251,9 @@ def main(folder: Path, lifeline: int, uplink: int, pidfd: int | None = None) -> 
     try:
         asyncio.run(Agent(folder, lifeline, uplink, pidfd).run())
     except Exception as error:
-        text = f"the agent failed ({type(error).__name__}: {error}); training goes on without being watched"
+        # Not done: the session starts another, or says that it can't; the folder stays for whoever comes after.
+        text = f"the agent failed ({type(error).__name__}: {error}); training goes on"
         with contextlib.suppress(OSError):
-            os.write(uplink, msgspec.json.encode(Notice(text=text, done=True)) + b"\n")
+            os.write(uplink, msgspec.json.encode(Notice(text=text)) + b"\n")
         raise
-    finally:
-        remove_folder(folder)
+    remove_folder(folder)

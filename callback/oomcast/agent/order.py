@@ -25,6 +25,11 @@ class Order:
         self._last = (0, -1)  # serial and step of the newest batch let through
         self.threaded = False
 
+    @property
+    def first_held(self) -> int | None:
+        """The number of the first record that is held back: all before it were passed on."""
+        return self._held[0].number if self._held else None
+
     def take(self, records: list[Record], now_ns: int, *, final: bool = False) -> list[Record]:
         """What can be passed on now.
 
@@ -55,12 +60,12 @@ class Order:
 
 
 def _sorted(records: list[Record]) -> list[Record]:
-    # A mark is a border: what began after it stays after it.
+    # A mark is a border: what began after it stays after it. What an allocator said goes with its batch.
     result: list[Record] = []
     batches: list[tuple[int, int, Record]] = []
     for record in records:
         context = Context.unpack(record.context)
-        if context.mark is Mark.BATCH:
+        if context.mark in (Mark.BATCH, Mark.ALLOCATOR):
             batches.append((context.serial, record.step, record))
             continue
         result += [kept for _, _, kept in sorted(batches, key=lambda item: item[:2])]

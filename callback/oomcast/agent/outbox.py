@@ -49,9 +49,19 @@ class Outbox:
         """Whether everything that waits would survive this process."""
         return not self._memory
 
+    @property
+    def unwritten(self) -> list[JournalFrame]:
+        """What no disk has taken yet, and no server either."""
+        return list(self._memory)
+
+    @property
+    def unwritten_bytes(self) -> int:
+        """Their size."""
+        return self._memory_used
+
     def append(self, frame: JournalFrame) -> None:
         """Take one frame: onto the disk, or into memory while the disk is full."""
-        self.last_seq = frame.last_seq
+        self.last_seq = max(self.last_seq, frame.last_seq)
         self._memory.append(frame)
         self._memory_used += len(frame.payload)
         self._write_out()

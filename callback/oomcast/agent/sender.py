@@ -16,16 +16,19 @@ from oomcast._version import __version__
 from oomcast.agent.outbox import Outbox, gap_frame
 from oomcast.errors import WireError
 from oomcast.settings import LOOPBACK
-from oomcast.wire import MAX_MESSAGE_BYTES, PROTOCOL, Ack, Problem, Welcome, decode_server_message
+from oomcast.wire import MAX_MESSAGE_BYTES, OLDEST_PROTOCOL, PROTOCOL, Ack, Problem, Welcome, decode_server_message
 
 __all__ = ["Sender"]
 
 _FIRST_RETRY_S = 0.25
-_LONGEST_RETRY_S = 5.0
+# A server that was restarted is found again at once; one that is away for hours is not knocked at all the time.
+_LONGEST_RETRY_S = 1.0
+_AWAY_S, _AWAY_RETRY_S = 60.0, 10.0
 _ANSWER_S = 10.0
 # Frames under way: enough to fill a fast line, few enough that a slow server's backlog stays in the journal.
 _WINDOW = 64
 _REFUSED_PAUSE_S = 1.0
+_REFUSED_RETRY_S = 5.0
 # A frame that the server still can't read is given up, or it would hold back all that follow.
 _MALFORMED_TRIES = 3
 
@@ -73,6 +76,7 @@ class Sender:
     async def run(self) -> None:
         """Deliver until cancelled."""
         pause = _FIRST_RETRY_S
+        away_since = time.monotonic()
         while True:
             refused = False
             try:
@@ -84,15 +88,16 @@ class Sender:
             except Exception as error:  # also what resolvers and proxies raise of their own
                 if not isinstance(error, OSError) or time.monotonic() > self._quiet_until:
                     self._tell(self._explain(error))
+            if self.connected:
+                pause, away_since = _FIRST_RETRY_S, time.monotonic()
+            longest = _LONGEST_RETRY_S if time.monotonic() < away_since + _AWAY_S else _AWAY_RETRY_S
             if refused:
-                pause = _LONGEST_RETRY_S
-            elif self.connected:
-                pause = _FIRST_RETRY_S
+                pause = longest = _REFUSED_RETRY_S
             self.connected = False
             self.failures += 1
             # Full jitter: a thousand agents whose server restarts must not come back in step.
             await asyncio.sleep(pause * (0.5 + random.random() / 2))  # noqa: S311  no secret hangs on it
-            pause = min(pause * 2, _LONGEST_RETRY_S)
+            pause = min(pause * 2, longest)
 
     def _connect(self) -> connect:
         parts = urllib.parse.urlsplit(self._server)
@@ -134,7 +139,7 @@ class Sender:
     def _take_welcome(self, answer: Welcome | Ack | Problem) -> None:
         if isinstance(answer, Problem):
             raise _Refused(f"{self._server} refused this run: {answer.message}")
-        if not isinstance(answer, Welcome) or answer.protocol != PROTOCOL:
+        if not isinstance(answer, Welcome) or not OLDEST_PROTOCOL <= answer.protocol <= PROTOCOL:
             raise _Refused(
                 f"{self._server} speaks another protocol than oomcast {__version__} (protocol {PROTOCOL}): "
                 "install the same version on both sides"
