@@ -15,6 +15,7 @@ from oomcast._version import __version__
 from oomcast.wire import PROTOCOL
 from oomcast_server import query
 from oomcast_server.charts import Range, read_series
+from oomcast_server.presence import Presence
 from oomcast_server.shapes import RunList, ServerInfo, StoreInfo, milliseconds, to_json
 from oomcast_server.store.sqlite import SqliteStore
 
@@ -29,7 +30,7 @@ Edge = Annotated[float | None, Query(allow_inf_nan=False)]
 SourceId = Annotated[str | None, Query(pattern=r"^[a-z0-9]{8,40}$")]
 
 
-def make_router(store: SqliteStore, wall_ns: Callable[[], int]) -> APIRouter:
+def make_router(store: SqliteStore, presence: Presence, wall_ns: Callable[[], int]) -> APIRouter:
     """The routes under `/api`."""
     router = APIRouter(prefix="/api")
     started_ns = wall_ns()
@@ -54,11 +55,12 @@ def make_router(store: SqliteStore, wall_ns: Callable[[], int]) -> APIRouter:
     @router.get("/runs")
     async def runs(limit: Limit = 200) -> Response:
         now_ns = wall_ns()
-        return _json(RunList(await read(query.run_list, store, now_ns, limit), milliseconds(now_ns)))
+        return _json(RunList(await read(query.run_list, store, presence, now_ns, limit), milliseconds(now_ns)))
 
     @router.get("/runs/{run_id}")
     async def run(run_id: str) -> Response:
-        return _json(_found(await read(query.run_detail, store, run_id, wall_ns()), f"no run {run_id!r}"))
+        detail = await read(query.run_detail, store, presence, run_id, wall_ns())
+        return _json(_found(detail, f"no run {run_id!r}"))
 
     @router.get("/runs/{run_id}/series")
     async def series(

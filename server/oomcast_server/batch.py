@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -10,11 +12,11 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from oomcast.sample import Event
-from oomcast.wire import Frame, Hello, SourceInfo
+from oomcast.wire import Frame, GpuDevice, Hello, SourceInfo
+from oomcast_server.standing import RunState, SourceState, fold_source, settle_run
 from oomcast_server.store import schema
 from oomcast_server.store.schema import State
 from oomcast_server.store.sqlite import SqliteStore
-from oomcast_server.summary import RunState, SourceState, fold_run, fold_source, run_state_of
 from oomcast_server.text import clean, clean_or
 
 __all__ = ["Batch", "Known"]
@@ -51,28 +53,39 @@ class Batch:
         self._now_ns = now_ns
         self.runs: dict[int, RunState] = {}
         self.sources: dict[int, SourceState] = {}
+        self._sources_of: dict[int, list[SourceState]] = {}
 
     def run(self, pk: int) -> RunState:
         """The run's standing, to be changed in place."""
         if pk not in self.runs:
             known = self._known.runs.get(pk)
-            self.runs[pk] = dataclasses.replace(known) if known else self._load_run(pk)
+            self.runs[pk] = copy.copy(known) if known else self._load_run(pk)
         return self.runs[pk]
 
     def source(self, pk: int) -> SourceState:
         """The source's standing, to be changed in place."""
         if pk not in self.sources:
             known = self._known.sources.get(pk)
-            self.sources[pk] = dataclasses.replace(known) if known else self._load_source(pk)
+            self.sources[pk] = copy.copy(known) if known else self._load_source(pk)
         return self.sources[pk]
 
     def _load_run(self, pk: int) -> RunState:
         columns = [schema.runs.c[name] for name in _RUN_FIELDS]
-        return RunState(*self._connection.execute(sa.select(*columns).where(schema.runs.c.pk == pk)).one())
+        row = self._connection.execute(sa.select(*columns).where(schema.runs.c.pk == pk)).one()
+        return RunState(**row._mapping)
 
     def _load_source(self, pk: int) -> SourceState:
         columns = [schema.sources.c[name] for name in _SOURCE_FIELDS]
-        return SourceState(*self._connection.execute(sa.select(*columns).where(schema.sources.c.pk == pk)).one())
+        row = self._connection.execute(sa.select(*columns).where(schema.sources.c.pk == pk)).one()
+        return SourceState(**row._mapping)
+
+    def sources_of(self, run: RunState) -> Sequence[SourceState]:
+        """Every source of the run, in the order in which they came."""
+        if run.pk not in self._sources_of:
+            table = schema.sources
+            pks = sa.select(table.c.pk).where(table.c.run_pk == run.pk).order_by(table.c.pk)
+            self._sources_of[run.pk] = [self.source(pk) for pk in self._connection.execute(pks).scalars()]
+        return self._sources_of[run.pk]
 
     def register(self, hello: Hello) -> SourceState:
         """The source of `hello`, and its run, made where they are new. What was said first stands."""
@@ -82,9 +95,9 @@ class Batch:
         pk = self._connection.execute(known).scalar()
         if pk is None:
             run.sources += 1
-            run.state, run.ended_ns = State.LIVE, None
-            run.last_ns = max(run.last_ns, self._now_ns)
-            pk = self._insert(table, _source_row(run.pk, hello.source))
+            run.last_ns = self._now_ns
+            pk = self._insert(table, _source_row(run.pk, hello.source, self._now_ns))
+            self._sources_of.pop(run.pk, None)
         return self.source(pk)
 
     def _run_pk(self, hello: Hello) -> int:
@@ -110,34 +123,27 @@ class Batch:
             samples=[sample for sample in frame.samples if sample.seq > watermark],
             gpus=[reading for reading in frame.gpus if reading.seq > watermark],
             events=[event for event in frame.events if event.seq > watermark],
+            status=frame.status,
         )
 
-    def add(self, source: SourceState, frame: Frame) -> RunState:
+    def add(self, source: SourceState, frame: Frame) -> None:
         """Store the rows of `frame`, all of them new, and fold them into the standings."""
         if frame.samples:
             self._store.insert_samples(self._connection, source.pk, frame.samples)
         if frame.gpus:
-            rows = [{"source_pk": source.pk, **reading._asdict()} for reading in frame.gpus]
-            self._connection.execute(sa.insert(schema.gpu_samples).prefix_with("OR IGNORE", dialect="sqlite"), rows)
+            self._store.insert_gpus(self._connection, source.pk, frame.gpus)
         if frame.events:
             rows = [_event_row(source.pk, event) for event in frame.events]
             self._connection.execute(sa.insert(schema.events).prefix_with("OR IGNORE", dialect="sqlite"), rows)
-        run, before = self.run(source.run_pk), source.state
-        fold_source(source, frame.last_seq, frame.samples, frame.events)
-        fold_run(run, frame.samples, frame.events, self._now_ns)
-        if source.state != before:
-            run.state = self._run_state(run, source)
-        return run
-
-    def _run_state(self, run: RunState, source: SourceState) -> State:
-        table = schema.sources
-        stored = self._connection.execute(sa.select(table.c.pk, table.c.state).where(table.c.run_pk == run.pk))
-        states: dict[int, int] = {row.pk: row.state for row in stored}
-        states.update({other.pk: other.state for other in self.sources.values() if other.run_pk == run.pk})
-        return run_state_of([*states.values(), source.state])
+        fold_source(source, frame.last_seq, frame.samples, frame.events, frame.status, self._now_ns)
+        run = self.run(source.run_pk)
+        run.last_ns = self._now_ns
+        run.samples += len(frame.samples)
 
     def write_standings(self) -> None:
-        """Write the changed standings, as the transaction's last step."""
+        """Settle the runs and write the changed standings, as the transaction's last step."""
+        for run in self.runs.values():
+            settle_run(run, self.sources_of(run))
         for table, standings in ((schema.runs, self.runs), (schema.sources, self.sources)):
             changed = [
                 dataclasses.asdict(standing) for pk, standing in standings.items() if self._changed(pk, standing)
@@ -168,11 +174,7 @@ def _run_row(hello: Hello, now_ns: int) -> dict[str, Any]:
     }
 
 
-def _source_row(run_pk: int, source: SourceInfo) -> dict[str, Any]:
-    gpus = [
-        {"device": gpu.device, "uuid": clean(gpu.uuid), "name": clean(gpu.name), "total_bytes": gpu.total_bytes}
-        for gpu in source.gpus
-    ]
+def _source_row(run_pk: int, source: SourceInfo, now_ns: int) -> dict[str, Any]:
     texts = ("user", "command", "python", "platform", "backend", "gpu_note")
     return {
         "run_pk": run_pk,
@@ -181,12 +183,22 @@ def _source_row(run_pk: int, source: SourceInfo) -> dict[str, Any]:
         "pid": source.pid,
         "rank": source.rank,
         **{name: clean_or(getattr(source, name), "") or None for name in texts},
-        "gpus": msgspec.json.encode(gpus).decode(),
+        "gpus": msgspec.json.encode([_gpu(gpu) for gpu in source.gpus]).decode(),
         "started_ns": source.started_ns,
         "state": int(State.LIVE),
+        "last_ns": now_ns,
         "watermark": 0,
         "batch_samples": 0,
+        "kind": clean_or(source.kind, "callback"),
+        "local_rank": source.local_rank,
+        "world_size": source.world_size,
+        "launcher": clean_or(source.launcher, "") or None,
     }
+
+
+def _gpu(gpu: GpuDevice) -> dict[str, Any]:
+    texts = {"uuid": clean(gpu.uuid), "name": clean(gpu.name), "instance": gpu.instance and clean(gpu.instance)}
+    return {**msgspec.structs.asdict(gpu), **texts}
 
 
 def _event_row(source_pk: int, event: Event) -> dict[str, Any]:

@@ -16,16 +16,28 @@ from sqlalchemy import Connection
 
 from oomcast.sample import SAMPLE_COLUMNS, Kind
 from oomcast_server.query import SourceKey
-from oomcast_server.shapes import GpuSeries, Series, Span
+from oomcast_server.shapes import GpuSeries, Series, Span, TickSeries
 from oomcast_server.store.sqlite import SqliteStore
-from oomcast_server.tables import METRICS, PER_BATCH, columns_of, gpu_series, metrics_of
+from oomcast_server.tables import (
+    GPU_FIGURES,
+    METRICS,
+    PER_BATCH,
+    TICK_METRICS,
+    columns_of,
+    gpu_series,
+    metrics_of,
+    tick_columns_of,
+    tick_metrics_of,
+)
 
 __all__ = ["Range", "read_series"]
 
 Row = Sequence[Any]
 
 _COLUMNS = ", ".join(SAMPLE_COLUMNS)
-_GPU_FIGURES = ("used_bytes", "total_bytes", "process_bytes", "utilization_percent")
+_SAMPLES = "samples s"
+# By the index of ticks alone: among a million batches a few thousand of them would be sought for long.
+_TICKS = "samples s INDEXED BY samples_ticks"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +56,13 @@ class Range:
         return self._bounded(conditions, column)
 
     @property
+    def where_ticks(self) -> tuple[str, tuple[int, ...]]:
+        """The same for ticks, whatever x is; each stands at the last batch that had ended."""
+        return self._bounded([f"s.kind = {Kind.TICK.value}"], "s.batch" if self.by_batch else "s.wall_ns")
+
+    @property
     def where_gpu(self) -> tuple[str, tuple[int, ...]]:
-        """The same for the ticks that GPU readings belong to."""
+        """The same for the samples of either kind that GPU readings belong to."""
         return self._bounded([], "s.batch" if self.by_batch else "s.wall_ns")
 
     def _bounded(self, conditions: list[str], column: str) -> tuple[str, tuple[int, ...]]:
@@ -84,65 +101,94 @@ def read_series(store: SqliteStore, run_id: str, source: SourceKey, wanted: Rang
     """
     blank_ticks = source.has_batches
     with store.read() as connection:
-        reader = _Reader(connection, source.pk, wanted, blank_ticks)
-        rows, first, last = reader.extent()
-        gpus = reader.gpus(points)
-        if rows <= points:
-            samples, spans, bucket = reader.all_rows(), None, 1
-        else:
-            buckets = reader.buckets(rows, first, last, points)
-            samples, spans, bucket = reader.rows_at([b.last_seq for b in buckets]), buckets, -(-rows // len(buckets))
+        measured = [_measured(name, blank_ticks) for name in METRICS]
+        shown = _Reader(connection, source.pk, _SAMPLES, wanted.where, measured).read(points)
+        ticks = _Reader(connection, source.pk, _TICKS, wanted.where_ticks, [f"s.{name}" for name in TICK_METRICS])
+        shown_ticks = ticks.read(points)
+        gpus = _read_gpus(connection, source.pk, wanted, points)
     return Series(
         run=run_id,
         source=source.id,
         x="batch" if wanted.by_batch else "time",
-        bucket=bucket,
-        rows=rows,
-        watermark=last,
-        columns=columns_of(samples),
-        metrics=_spans(metrics_of(samples, blank_ticks=blank_ticks), spans),
+        bucket=shown.bucket,
+        rows=shown.rows,
+        watermark=shown.last_seq,
+        columns=columns_of(shown.samples),
+        metrics=_spans(metrics_of(shown.samples, blank_ticks=blank_ticks), shown.buckets),
+        ticks=TickSeries(
+            columns=tick_columns_of(shown_ticks.samples),
+            metrics=_spans(tick_metrics_of(shown_ticks.samples), shown_ticks.buckets),
+        ),
         gpus=gpus,
     )
 
 
 def _spans(last: dict[str, list[Any]], buckets: Sequence[_Bucket] | None) -> dict[str, Span]:
     if buckets is None:
-        return {name: Span(last=last[name]) for name in METRICS}
+        return {name: Span(last=values) for name, values in last.items()}
     return {
-        name: Span(last=last[name], min=[b.least[at] for b in buckets], max=[b.largest[at] for b in buckets])
-        for at, name in enumerate(METRICS)
+        name: Span(last=values, min=[b.least[at] for b in buckets], max=[b.largest[at] for b in buckets])
+        for at, (name, values) in enumerate(last.items())
     }
 
 
-class _Reader:
-    """The statements. All values are bound; the texts are made of this module's own words only."""
+@dataclasses.dataclass(frozen=True)
+class _Shown:
+    """Samples to be shown; `buckets` are what stands behind each, or None where each stands for itself."""
 
-    def __init__(self, connection: Connection, source_pk: int, wanted: Range, blank_ticks: bool) -> None:
+    rows: int
+    last_seq: int
+    samples: Sequence[Row]
+    buckets: Sequence[_Bucket] | None
+
+    @property
+    def bucket(self) -> int:
+        return 1 if self.buckets is None else -(-self.rows // len(self.buckets))
+
+
+class _Reader:
+    """The statements for one kind of rows. All values are bound; the texts are made of this module's own words only."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        source_pk: int,
+        table: str,
+        where: tuple[str, tuple[int, ...]],
+        measured: Sequence[str],
+    ) -> None:
         self._connection = connection
         self._source_pk = source_pk
-        self._where, bounds = wanted.where
-        self._where_gpu, gpu_bounds = wanted.where_gpu
+        self._table = table
+        self._where, bounds = where
         self._parameters = (source_pk, *bounds)
-        self._gpu_parameters = (source_pk, *gpu_bounds)
-        measured = [_measured(name, blank_ticks) for name in METRICS]
+        self._width = len(measured)
         least, largest = (", ".join(f"{kind}({text})" for text in measured) for kind in ("min", "max"))
         self._bucket_sql = (
-            f"SELECT count(*), max(s.seq), {least}, {largest} FROM samples s "
+            f"SELECT count(*), max(s.seq), {least}, {largest} FROM {table} "
             f"WHERE {self._where} AND s.seq BETWEEN ? AND ?"
         )
+
+    def read(self, points: int) -> _Shown:
+        """At most `points` samples."""
+        rows, first, last = self.extent()
+        if rows <= points:
+            return _Shown(rows, last, self.all_rows(), None)
+        buckets = self.buckets(rows, first, last, points)
+        return _Shown(rows, last, self.rows_at([b.last_seq for b in buckets]), buckets)
 
     def _all(self, sql: str, parameters: tuple[int, ...]) -> Sequence[Row]:
         return self._connection.exec_driver_sql(sql, parameters).all()
 
     def extent(self) -> tuple[int, int, int]:
         """How many rows there are, and their first and last seq (0 where there are none)."""
-        sql = f"SELECT count(*), min(s.seq), max(s.seq) FROM samples s WHERE {self._where}"
+        sql = f"SELECT count(*), min(s.seq), max(s.seq) FROM {self._table} WHERE {self._where}"
         rows, first, last = self._all(sql, self._parameters)[0]
         return rows, first or 0, last or 0
 
     def all_rows(self) -> Sequence[Row]:
         """Every row, in order of seq."""
-        return self._all(f"SELECT {_COLUMNS} FROM samples s WHERE {self._where} ORDER BY s.seq", self._parameters)
+        return self._all(f"SELECT {_COLUMNS} FROM {self._table} WHERE {self._where} ORDER BY s.seq", self._parameters)
 
     def rows_at(self, seqs: Sequence[int]) -> Sequence[Row]:
         """The rows of these seqs."""
@@ -176,26 +222,27 @@ class _Reader:
         row = self._all(self._bucket_sql, (*self._parameters, begin, end))[0]
         if row[0] == 0:
             return None
-        width = len(METRICS)
-        return _Bucket(row[0], row[1], list(row[2 : 2 + width]), list(row[2 + width :]))
+        return _Bucket(row[0], row[1], list(row[2 : 2 + self._width]), list(row[2 + self._width :]))
 
-    def gpus(self, points: int) -> list[GpuSeries]:
-        """The devices' readings; where there are more than `points` for each, the largest of each range of seqs."""
-        tables = f"gpu_samples g JOIN samples s ON s.source_pk = g.source_pk AND s.seq = g.seq WHERE {self._where_gpu}"
-        devices, rows, first, last = self._all(
-            f"SELECT count(DISTINCT g.device), count(*), min(g.seq), max(g.seq) FROM {tables}", self._gpu_parameters
-        )[0]
-        if rows <= points * max(devices, 1):
-            columns = ", ".join(f"g.{name}" for name in _GPU_FIGURES)
-            sql = f"SELECT g.device, s.wall_ns, s.batch, {columns} FROM {tables} ORDER BY g.seq, g.device"
-            return gpu_series(self._all(sql, self._gpu_parameters))
-        columns = ", ".join(f"max(g.{name})" for name in _GPU_FIGURES)
-        sql = (
-            f"SELECT g.device, max(s.wall_ns), max(s.batch), {columns} FROM {tables} "
-            "AND g.seq BETWEEN ? AND ? GROUP BY g.device"
-        )
-        pieces = _cut(first, last, points)
-        return gpu_series(row for piece in pieces for row in self._all(sql, (*self._gpu_parameters, *piece)))
+
+def _read_gpus(connection: Connection, source_pk: int, wanted: Range, points: int) -> list[GpuSeries]:
+    """The devices' readings; where there are more than `points` for each, the largest of each range of seqs."""
+    where, bounds = wanted.where_gpu
+    parameters = (source_pk, *bounds)
+    tables = f"gpu_samples g JOIN samples s ON s.source_pk = g.source_pk AND s.seq = g.seq WHERE {where}"
+    counts = f"SELECT count(DISTINCT g.device), count(*), min(g.seq), max(g.seq) FROM {tables}"
+    devices, rows, first, last = connection.exec_driver_sql(counts, parameters).one()
+    if rows <= points * max(devices, 1):
+        columns = ", ".join(f"g.{name}" for name in GPU_FIGURES)
+        sql = f"SELECT g.device, s.wall_ns, s.batch, {columns} FROM {tables} ORDER BY g.seq, g.device"
+        return gpu_series(connection.exec_driver_sql(sql, parameters).all())
+    columns = ", ".join(f"max(g.{name})" for name in GPU_FIGURES)
+    sql = (
+        f"SELECT g.device, max(s.wall_ns), max(s.batch), {columns} FROM {tables} "
+        "AND g.seq BETWEEN ? AND ? GROUP BY g.device"
+    )
+    pieces = _cut(first, last, points)
+    return gpu_series(row for piece in pieces for row in connection.exec_driver_sql(sql, (*parameters, *piece)).all())
 
 
 def _measured(name: str, blank_ticks: bool) -> str:

@@ -12,9 +12,20 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from oomcast._version import __version__
 from oomcast.errors import WireError
-from oomcast.wire import PROTOCOL, Ack, Hello, Problem, ServerMessage, Welcome, decode_agent_message, encode
+from oomcast.wire import (
+    OLDEST_PROTOCOL,
+    PROTOCOL,
+    Ack,
+    Hello,
+    Problem,
+    ServerMessage,
+    Welcome,
+    decode_agent_message,
+    encode,
+)
 from oomcast_server.errors import StoreUnavailable
 from oomcast_server.pipeline import Answer, Hole, Pipeline, Receipt, Unavailable
+from oomcast_server.presence import Presence
 from oomcast_server.salvage import read_frame
 from oomcast_server.text import clean
 
@@ -35,8 +46,9 @@ class _Peek(msgspec.Struct, tag="hello", tag_field="type"):
 class Ingest:
     """The ASGI endpoint of `/api/ingest`."""
 
-    def __init__(self, pipeline: Pipeline, wall_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(self, pipeline: Pipeline, presence: Presence, wall_ns: Callable[[], int] = time.time_ns) -> None:
         self._pipeline = pipeline
+        self._presence = presence
         self._wall_ns = wall_ns
 
     async def serve(self, websocket: WebSocket) -> None:
@@ -44,8 +56,10 @@ class Ingest:
         await websocket.accept()
         connection = _Connection(websocket, self._pipeline, self._wall_ns)
         with contextlib.suppress(WebSocketDisconnect, asyncio.TimeoutError):
-            if await connection.greet():
-                await connection.take_frames()
+            source_pk = await connection.greet()
+            if source_pk is not None:
+                with self._presence.of(source_pk):
+                    await connection.take_frames()
 
 
 class _Connection:
@@ -71,21 +85,22 @@ class _Connection:
         data = message.get("bytes")
         return data if data is not None else b""  # a text message is none of ours: empty bytes decode to a problem
 
-    async def greet(self) -> bool:
-        """Take messages until a hello is stored; False when the connection must end."""
+    async def greet(self) -> int | None:
+        """Take messages until a hello is stored: the source's key; None when the connection must end."""
         while True:
             data = await self._receive()
             problem = _version_problem(data)
             if problem is not None:
                 await self._send(problem)
                 await self._websocket.close(1002)
-                return False
+                return None
             if await self._register(data):
-                return True
+                return self._source_pk
 
     async def _register(self, data: bytes) -> bool:
         try:
-            registered = await self._pipeline.hello(_decode_hello(data))
+            hello = _decode_hello(data)
+            registered = await self._pipeline.hello(hello)
         except WireError as error:
             code = "malformed" if _peek(data) is not None or not _is_frame(data) else "hello"
             await self._send(Problem(code=code, message=_line(error)))
@@ -94,7 +109,7 @@ class _Connection:
             await self._send(Problem(code="store", message=_line(error)))
             return False
         self._source_pk, self._watermark = registered.source_pk, registered.watermark
-        await self._send(Welcome(protocol=PROTOCOL, oomcast=__version__, watermark=self._watermark))
+        await self._send(Welcome(protocol=hello.protocol, oomcast=__version__, watermark=self._watermark))
         return True
 
     async def take_frames(self) -> None:
@@ -179,9 +194,9 @@ def _is_frame(data: bytes) -> bool:
 
 def _version_problem(data: bytes) -> Problem | None:
     peek = _peek(data)
-    if peek is None or peek.protocol == PROTOCOL:
+    if peek is None or OLDEST_PROTOCOL <= peek.protocol <= PROTOCOL:
         return None
-    side = "the training's" if peek.protocol < PROTOCOL else "the server's"
+    side = "the training's" if peek.protocol < OLDEST_PROTOCOL else "the server's"
     text = (
         f"this server speaks oomcast protocol {PROTOCOL} (version {__version__}), the training speaks {peek.protocol} "
         f"(version {clean(peek.oomcast)[:40]}): upgrade {side} side with `pip install -U oomcast`"
@@ -193,8 +208,11 @@ def _decode_hello(data: bytes) -> Hello:
     message = decode_agent_message(data)
     if not isinstance(message, Hello):
         raise WireError("a frame before hello: say hello first")
-    if not 0 <= message.source.pid < _PID_LIMIT or not 0 <= (message.source.rank or 0) < _PID_LIMIT:
-        raise WireError("a hello whose pid or rank is out of range")
+    source = message.source
+    if not all(
+        0 <= (value or 0) < _PID_LIMIT for value in (source.pid, source.rank, source.local_rank, source.world_size)
+    ):
+        raise WireError("a hello whose pid, rank or world size is out of range")
     return message
 
 

@@ -8,13 +8,24 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
-from oomcast.sample import Event, GpuReading, Sample
+from oomcast.sample import Event, GpuReading, Kind, Sample
+from oomcast.wire import Status
 from oomcast_server.mailbox import Mailbox
 from oomcast_server.pipeline import Commit
-from oomcast_server.shapes import GpuSeries, RowsMessage, milliseconds, to_json
+from oomcast_server.presence import Presence
+from oomcast_server.query import Standing
+from oomcast_server.shapes import GpuSeries, RowsMessage, RunSummary, TickRows, Verdict, milliseconds, to_json
+from oomcast_server.standing import RunState, SourceState
 from oomcast_server.store.schema import State
-from oomcast_server.summary import SILENT_AFTER_NS, RunState, summarize
-from oomcast_server.tables import columns_of, event_json, gpu_series, metrics_of
+from oomcast_server.summary import status_json, summarize, told
+from oomcast_server.tables import (
+    columns_of,
+    event_json,
+    gpu_series,
+    metrics_of,
+    tick_columns_of,
+    tick_metrics_of,
+)
 
 __all__ = ["Hub"]
 
@@ -32,12 +43,14 @@ class _Pending:
     samples: list[Sample] = dataclasses.field(default_factory=list)
     gpus: list[GpuReading] = dataclasses.field(default_factory=list)
     events: list[Event] = dataclasses.field(default_factory=list)
+    status: Status | None = None
     blank_ticks: bool = False
 
     def take(self, commit: Commit) -> None:
         self.samples += commit.samples
         self.gpus += commit.gpus
         self.events += commit.events
+        self.status = commit.status or self.status
         self.blank_ticks = commit.source.batch_samples > 0
 
     @property
@@ -46,12 +59,21 @@ class _Pending:
 
 
 @dataclasses.dataclass
+class _Standing:
+    """A run as of the newest commit, and what viewers were told of it that may change without one."""
+
+    run: RunState
+    sources: Sequence[SourceState]
+    told: tuple[str, Verdict | None]
+
+
+@dataclasses.dataclass
 class _Watched:
     """One run that someone watches."""
 
     viewers: set[Mailbox] = dataclasses.field(default_factory=set)
     pending: dict[str, _Pending] = dataclasses.field(default_factory=dict)
-    run: RunState | None = None  # as of the newest commit
+    newest: Standing | None = None
     too_many: bool = False
     sent_s: float = float("-inf")
     resync_s: float = float("-inf")
@@ -61,16 +83,19 @@ class _Watched:
 class Hub:
     """Lives on the event loop; nothing in it waits for a viewer."""
 
-    def __init__(self, wall_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(self, presence: Presence, wall_ns: Callable[[], int] = time.time_ns) -> None:
+        self._presence = presence
         self._wall_ns = wall_ns
         self._watched: defaultdict[str, _Watched] = defaultdict(_Watched)
         self._list_viewers: set[Mailbox] = set()
-        self._live: dict[str, RunState] = {}  # heard of since the start, and neither ended nor silent
-        self._changed: dict[str, RunState] = {}
+        self._live: dict[str, _Standing] = {}  # silent ones too
+        self._changed: dict[str, _Standing] = {}
         self._ticking: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Start the clock that tells of changed and silent runs."""
+    def start(self, live: Sequence[Standing] = ()) -> None:
+        """Start the clock that tells of changed, silent and vanished runs; `live` are those that the store has."""
+        for run, sources in live:
+            self._live[run.id] = self._standing(run, sources)
         self._ticking = asyncio.create_task(self._tick())
 
     async def close(self) -> None:
@@ -111,19 +136,24 @@ class Hub:
 
     def committed(self, commits: Sequence[Commit]) -> None:
         """Take what is on the disk now."""
-        for commit in commits:
-            run = commit.run
-            self._changed[run.id] = run
-            self._live.pop(run.id, None)
+        for run, sources in {commit.run.id: (commit.run, commit.sources) for commit in commits}.values():
+            before = self._live.pop(run.id, None)
+            self._changed[run.id] = standing = self._standing(run, sources)
             if run.state == State.LIVE:
-                self._live[run.id] = run
-            if run.id in self._watched:
-                self._take(self._watched[run.id], commit)
+                # What viewers were told stands until the clock compares it with what is so now.
+                standing.told = before.told if before else standing.told
+                self._live[run.id] = standing
+        for commit in commits:
+            if commit.run.id in self._watched:
+                self._take(self._watched[commit.run.id], commit)
         for run_id in {commit.run.id for commit in commits if commit.run.id in self._watched}:
             self._schedule(run_id)
 
+    def _standing(self, run: RunState, sources: Sequence[SourceState]) -> _Standing:
+        return _Standing(run, sources, told(run, sources, self._wall_ns(), self._presence))
+
     def _take(self, watched: _Watched, commit: Commit) -> None:
-        watched.run = commit.run
+        watched.newest = (commit.run, commit.sources)
         pending = watched.pending.setdefault(commit.source.id, _Pending())
         if pending.count + len(commit.samples) > _MOST_ROWS:
             watched.too_many = True
@@ -149,63 +179,70 @@ class Hub:
         if watched.too_many:
             self._send_resync(run_id, watched)
             return
+        if watched.newest is None:
+            return
+        now_ns = self._wall_ns()
+        summary = summarize(*watched.newest, now_ns, self._presence)
         for source_id, rows in pending.items():
-            if watched.run is not None and rows.count:
-                self._encode(watched, watched.run, source_id, rows)
+            if rows.count:
+                message = to_json(_rows_message(summary, source_id, rows, now_ns))
+                for viewer in watched.viewers:
+                    viewer.put_rows(run_id, message)
 
     def _send_resync(self, run_id: str, watched: _Watched) -> None:
         watched.too_many, watched.resync_s = False, watched.sent_s
         for viewer in watched.viewers:
             viewer.put_resync(run_id)
 
-    def _encode(self, watched: _Watched, run: RunState, source_id: str, rows: _Pending) -> None:
-        message = to_json(_rows_message(run, source_id, rows, self._wall_ns()))
-        for viewer in watched.viewers:
-            viewer.put_rows(run.id, message)
-
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(_SUMMARIES_EVERY_S)
             now_ns = self._wall_ns()
-            silent = [run for run in self._live.values() if now_ns - run.last_ns >= SILENT_AFTER_NS]
-            for run in silent:
-                del self._live[run.id]
-                self._changed[run.id] = run
+            turned = {run_id for run_id, standing in self._live.items() if self._has_turned(standing, now_ns)}
             changed, self._changed = self._changed, {}
+            changed.update({run_id: self._live[run_id] for run_id in turned})
             if changed:
-                self._send_summaries(changed, {run.id for run in silent}, now_ns)
+                self._send_summaries(changed, turned, now_ns)
 
-    def _send_summaries(self, changed: dict[str, RunState], silent: set[str], now_ns: int) -> None:
-        for run_id, run in changed.items():
+    def _has_turned(self, standing: _Standing, now_ns: int) -> bool:
+        """Whether time alone has changed the run's state or verdict."""
+        before, standing.told = standing.told, told(standing.run, standing.sources, now_ns, self._presence)
+        return standing.told != before
+
+    def _send_summaries(self, changed: dict[str, _Standing], turned: set[str], now_ns: int) -> None:
+        for run_id, standing in changed.items():
             # Who watches a run hears of its silence too: no row will come to tell.
-            watching = self._watched[run_id].viewers if run_id in silent and run_id in self._watched else set()
+            watching = self._watched[run_id].viewers if run_id in turned and run_id in self._watched else set()
             viewers = self._list_viewers | watching
             if viewers:
-                summary = to_json(summarize(run, now_ns))
+                summary = to_json(summarize(standing.run, standing.sources, now_ns, self._presence))
                 for viewer in viewers:
                     viewer.put_summary(run_id, summary)
 
 
-def _rows_message(run: RunState, source_id: str, rows: _Pending, now_ns: int) -> RowsMessage:
+def _rows_message(summary: RunSummary, source_id: str, rows: _Pending, now_ns: int) -> RowsMessage:
+    ticks = [sample for sample in rows.samples if sample[1] == Kind.TICK]
     seqs = [sample[0] for sample in rows.samples] + [event.seq for event in rows.events]
     return RowsMessage(
-        run=run.id,
+        run=summary.id,
         source=source_id,
         from_seq=min(seqs),
         to_seq=max(seqs),
         columns=columns_of(rows.samples),
         metrics=metrics_of(rows.samples, blank_ticks=rows.blank_ticks),
+        ticks=TickRows(columns=tick_columns_of(ticks), metrics=tick_metrics_of(ticks)),
         gpus=_gpus(rows),
         events=[event_json(source_id, event, event.detail) for event in rows.events],
-        summary=summarize(run, now_ns),
+        status=status_json(rows.status) if rows.status else None,
+        summary=summary,
         sent_ms=milliseconds(now_ns),
     )
 
 
 def _gpus(rows: _Pending) -> list[GpuSeries]:
-    ticks = {sample.seq: sample for sample in rows.samples} if rows.gpus else {}
+    samples = {sample.seq: sample for sample in rows.samples} if rows.gpus else {}
     return gpu_series(
-        (reading.device, ticks[reading.seq].wall_ns, ticks[reading.seq].batch, *reading[2:])
+        (reading.device, samples[reading.seq].wall_ns, samples[reading.seq].batch, *reading[2:])
         for reading in rows.gpus
-        if reading.seq in ticks
+        if reading.seq in samples
     )

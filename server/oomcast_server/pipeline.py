@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import dataclasses
 import logging
 import time
@@ -11,12 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 from oomcast.sample import Event, GpuReading, Sample
-from oomcast.wire import Frame, Hello
+from oomcast.wire import Frame, Hello, Status
 from oomcast_server.batch import Batch, Known
 from oomcast_server.errors import StoreUnavailable
+from oomcast_server.standing import RunState, SourceState
 from oomcast_server.store.sqlite import SqliteStore
 from oomcast_server.store.writer import GroupWriter
-from oomcast_server.summary import RunState, SourceState
 
 __all__ = ["Answer", "Commit", "Hole", "Pipeline", "Receipt", "Registered", "Unavailable"]
 
@@ -54,10 +53,12 @@ class Commit:
     """What is new in the store, for those who watch. The rows are in order of seq; a hello has none."""
 
     run: RunState
+    sources: Sequence[SourceState]  # all of the run's
     source: SourceState
     samples: Sequence[Sample]
     gpus: Sequence[GpuReading]
     events: Sequence[Event]
+    status: Status | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +79,7 @@ class _Item:
     source_pk: int
     future: asyncio.Future[Answer]
     answer: Answer | None = None
+    stored: Frame | None = None  # what of it was new
     commit: Commit | None = None
 
     @property
@@ -163,13 +165,14 @@ class Pipeline:
                 self._store_one(staged, item)
             staged.write_standings()
         self._known.keep(staged)
+        for item in taken:
+            item.commit = _commit_of(item, staged)
 
     def _store_one(self, staged: Batch, item: _Item) -> None:
-        item.commit = None
+        item.commit = item.stored = None
         if isinstance(item.message, Hello):
             source = staged.register(item.message)
-            item.answer = Registered(source.pk, source.watermark)
-            item.commit = Commit(copy.copy(staged.run(source.run_pk)), copy.copy(source), (), (), ())
+            item.source_pk, item.answer = source.pk, Registered(source.pk, source.watermark)
             return
         frame = staged.new_rows(item.source_pk, item.message)
         source = staged.source(item.source_pk)
@@ -177,9 +180,8 @@ class Pipeline:
             hole = item.message.first_seq > source.watermark + 1
             item.answer = Hole(source.watermark) if hole else Receipt(source.watermark)
             return
-        run = staged.add(source, frame)
-        item.answer = Receipt(source.watermark)
-        item.commit = Commit(copy.copy(run), copy.copy(source), frame.samples, frame.gpus, frame.events)
+        staged.add(source, frame)
+        item.answer, item.stored = Receipt(source.watermark), frame
 
     def _store_alone(self, items: Sequence[_Item]) -> None:
         for item in items:
@@ -213,3 +215,14 @@ class Pipeline:
         commits = [item.commit for item in items if item.commit is not None]
         if commits:
             self._on_commit(commits)
+
+
+def _commit_of(item: _Item, staged: Batch) -> Commit | None:
+    # What is committed is not changed any more: the next batch works on copies.
+    frame = item.stored
+    if frame is None and isinstance(item.message, Frame):
+        return None
+    source = staged.source(item.source_pk)
+    run = staged.run(source.run_pk)
+    rows = (frame.samples, frame.gpus, frame.events, frame.status) if frame else ((), (), (), None)
+    return Commit(run, staged.sources_of(run), source, *rows)

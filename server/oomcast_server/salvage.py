@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import msgspec
 
 from oomcast.errors import WireError
 from oomcast.sample import Event, EventKind, GpuReading, Sample
-from oomcast.wire import MAX_MESSAGE_BYTES, Frame, decode_agent_message
+from oomcast.wire import MAX_MESSAGE_BYTES, Frame, LimitState, ProcessState, Status, decode_agent_message
 from oomcast_server.text import clean
 
 __all__ = ["read_frame"]
 
-Row = TypeVar("Row", Sample, GpuReading, Event)
+Row = TypeVar("Row", Sample, GpuReading, Event, Status)
+Part = TypeVar("Part", LimitState, ProcessState)
 
 # No row is shorter than this on the wire, so no frame spans more seqs; without a bound one frame could name 2**62.
 _LEAST_ROW_BYTES = 8
 _MOST_ROWS = MAX_MESSAGE_BYTES // _LEAST_ROW_BYTES
+_LONGEST = 500  # letters of a text in a status, of which there are up to a hundred
 
 
 class _Loose(msgspec.Struct, tag="frame", tag_field="type"):
@@ -27,6 +29,7 @@ class _Loose(msgspec.Struct, tag="frame", tag_field="type"):
     samples: list[msgspec.Raw] = []
     gpus: list[msgspec.Raw] = []
     events: list[msgspec.Raw] = []
+    status: msgspec.Raw = msgspec.Raw(b"\xc0")  # nil
 
 
 def read_frame(data: bytes, now_ns: int) -> tuple[Frame, str | None]:
@@ -45,9 +48,9 @@ def read_frame(data: bytes, now_ns: int) -> tuple[Frame, str | None]:
     if not isinstance(frame, Frame):
         raise WireError("expected a frame: this connection has had its hello")
     if is_whole(frame) or is_gap(frame):
-        return _in_order(frame.first_seq, frame.last_seq, frame.samples, frame.gpus, frame.events), None
+        return _in_order(frame), None
     reason = f"the rows are not one for each seq from {frame.first_seq} to {frame.last_seq}"
-    return _mend(frame.first_seq, frame.last_seq, frame.samples, frame.gpus, frame.events, now_ns), reason
+    return _mend(frame, now_ns), reason
 
 
 def is_whole(frame: Frame) -> bool:
@@ -77,7 +80,15 @@ def _salvage(data: bytes, now_ns: int, reason: str) -> tuple[Frame, str]:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise WireError(reason) from error
     samples, gpus, events = _good(loose.samples, Sample), _good(loose.gpus, GpuReading), _good(loose.events, Event)
-    return _mend(loose.first_seq, loose.last_seq, samples, gpus, events, now_ns), reason
+    loosely = Frame(
+        first_seq=loose.first_seq,
+        last_seq=loose.last_seq,
+        samples=samples,
+        gpus=gpus,
+        events=events,
+        status=next(iter(_good([loose.status], Status)), None),
+    )
+    return _mend(loosely, now_ns), reason
 
 
 def _good(rows: Sequence[msgspec.Raw], kind: type[Row]) -> list[Row]:
@@ -91,21 +102,21 @@ def _good(rows: Sequence[msgspec.Raw], kind: type[Row]) -> list[Row]:
     return good
 
 
-def _mend(
-    first: int, last: int, samples: Iterable[Sample], gpus: Iterable[GpuReading], events: Iterable[Event], now_ns: int
-) -> Frame:
+def _mend(frame: Frame, now_ns: int) -> Frame:
+    first, last = frame.first_seq, frame.last_seq
     if not 0 < first <= last <= first + _MOST_ROWS or last > 2**62:
         raise WireError(f"a frame from seq {first} to {last}: expected 1 or more, and at most {_MOST_ROWS} rows")
     missing = set(range(first, last + 1))
     kept: dict[str, list[Any]] = {"samples": [], "events": []}
-    for name, rows in (("samples", samples), ("events", events)):
+    for name, rows in (("samples", frame.samples), ("events", frame.events)):
         for row in rows:
             if row[0] in missing:
                 missing.remove(row[0])
                 kept[name].append(row)
-    within = [reading for reading in gpus if first <= reading.seq <= last]
+    within = [reading for reading in frame.gpus if first <= reading.seq <= last]
     gaps = _gaps(sorted(missing), _time_near(kept["samples"], now_ns))
-    return _in_order(first, last, kept["samples"], within, kept["events"] + gaps)
+    mended = {"samples": kept["samples"], "gpus": within, "events": kept["events"] + gaps}
+    return _in_order(msgspec.structs.replace(frame, **mended))
 
 
 def _time_near(samples: Sequence[Sample], now_ns: int) -> tuple[int, int]:
@@ -127,15 +138,14 @@ def _gap(first: int, last: int, time: tuple[int, int]) -> Event:
     return Event(first, EventKind.GAP, *time, None, None, {"from": first, "to": last, "reason": "rejected"})
 
 
-def _in_order(
-    first: int, last: int, samples: Sequence[Sample], gpus: Sequence[GpuReading], events: Sequence[Event]
-) -> Frame:
+def _in_order(frame: Frame) -> Frame:
     return Frame(
-        first_seq=first,
-        last_seq=last,
-        samples=sorted(samples, key=_seq),
-        gpus=list(gpus),
-        events=[_cleaned(event) for event in sorted(events, key=_seq)],
+        first_seq=frame.first_seq,
+        last_seq=frame.last_seq,
+        samples=sorted(frame.samples, key=_seq),
+        gpus=frame.gpus,
+        events=[_cleaned(event) for event in sorted(frame.events, key=_seq)],
+        status=_cleaned_status(frame.status) if frame.status else None,
     )
 
 
@@ -146,3 +156,16 @@ def _seq(row: Sample | Event) -> int:
 def _cleaned(event: Event) -> Event:
     detail = {clean(key): clean(value) if isinstance(value, str) else value for key, value in event.detail.items()}
     return event._replace(detail=detail)
+
+
+def _cleaned_status(status: Status) -> Status:
+    return msgspec.structs.replace(
+        status,
+        limits=[_cut(limit, kind=limit.kind) for limit in status.limits],
+        processes=[_cut(process, name=process.name, role=process.role) for process in status.processes],
+        pressure=None if status.pressure is None else clean(status.pressure)[:_LONGEST],
+    )
+
+
+def _cut(part: Part, **texts: str) -> Part:
+    return msgspec.structs.replace(part, **{name: clean(text)[:_LONGEST] for name, text in texts.items()})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import getpass
 import logging
@@ -22,9 +23,19 @@ from oomcast_server.store.sqlite import SqliteStore
 __all__ = ["make_server", "serve"]
 
 
+class _Server(uvicorn.Server):
+    """uvicorn closes a connection once all is sent; one whose other side takes nothing would outlive the loop."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        await asyncio.sleep(0)
+
+
 def make_server(app: ASGIApp) -> uvicorn.Server:
     """uvicorn as oomcast wants it; give it the bound socket when it runs."""
-    return uvicorn.Server(
+    return _Server(
         uvicorn.Config(
             app,
             ws="websockets-sansio",

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from oomcast.sample import SAMPLE_COLUMNS, EventKind, Kind, Phase
+from oomcast.sample import GPU_COLUMNS, SAMPLE_COLUMNS, EventKind, Kind, Phase
 from oomcast_server.shapes import Column, EventJson, GpuSeries, milliseconds
 
-__all__ = ["METRICS", "PER_BATCH", "columns_of", "event_json", "gpu_series", "metrics_of", "phase_name"]
+__all__ = [
+    "GPU_FIGURES",
+    "METRICS",
+    "PER_BATCH",
+    "TICK_METRICS",
+    "columns_of",
+    "event_json",
+    "gpu_series",
+    "metrics_of",
+    "phase_name",
+    "tick_columns_of",
+    "tick_metrics_of",
+]
+
+_STALLS = ("psi_some_us", "psi_full_us", "swap_in_bytes", "swap_out_bytes", "refaults")
 
 METRICS: tuple[str, ...] = (
     "rss_bytes",
@@ -20,9 +35,26 @@ METRICS: tuple[str, ...] = (
     "duration_ns",
     "limit_bytes",
     "working_set_bytes",
+    "anonymous_bytes",
+    *_STALLS,
 )
-PER_BATCH = frozenset({"minor_faults", "major_faults", "duration_ns"})
+PER_BATCH = frozenset({"minor_faults", "major_faults", "duration_ns", *_STALLS})
 """Metrics that a tick counts over another span than a batch: the two must not share a line."""
+
+TICK_METRICS: tuple[str, ...] = (
+    "file_bytes",
+    "virtual_bytes",
+    "children",
+    "children_rss_bytes",
+    "children_swap_bytes",
+    "tree_pss_bytes",
+    "host_swap_bytes",
+    *_STALLS,
+)
+"""What only ticks measure, and what they count over a tick's span."""
+
+GPU_FIGURES: tuple[str, ...] = GPU_COLUMNS[2:]
+"""The figures of a GPU reading, behind its seq and device."""
 
 _AT = {name: index for index, name in enumerate(SAMPLE_COLUMNS)}
 _PHASES = {phase.value: phase.name.lower() for phase in Phase}
@@ -68,27 +100,39 @@ def metrics_of(rows: Sequence[Row], *, blank_ticks: bool) -> dict[str, Column]:
 
 
 def gpu_series(readings: Iterable[Row]) -> list[GpuSeries]:
-    """One series for each device, from rows of device, wall_ns, batch and the four figures, in time's order."""
-    devices: dict[int, GpuSeries] = {}
-    for device, wall_ns, batch, used, total, process, utilization in readings:
-        series = devices.get(device)
-        if series is None:
-            series = devices[device] = GpuSeries(
-                device=device,
-                time_ms=[],
-                batch=[],
-                used_bytes=[],
-                total_bytes=[],
-                process_bytes=[],
-                utilization_percent=[],
-            )
-        series.time_ms.append(milliseconds(wall_ns))
-        series.batch.append(batch)
-        series.used_bytes.append(used)
-        series.total_bytes.append(total)
-        series.process_bytes.append(process)
-        series.utilization_percent.append(utilization)
-    return [devices[device] for device in sorted(devices)]
+    """One series for each device, from rows of device, wall_ns, batch and `GPU_FIGURES`, in any order."""
+    devices: defaultdict[int, list[Row]] = defaultdict(list)
+    for reading in readings:
+        devices[reading[0]].append(reading)
+    return [_device(device, sorted(devices[device], key=_wall_ns)) for device in sorted(devices)]
+
+
+def _wall_ns(reading: Row) -> int:
+    return int(reading[1])
+
+
+def _device(device: int, readings: Sequence[Row]) -> GpuSeries:
+    figures = {name: [reading[at] for reading in readings] for at, name in enumerate(GPU_FIGURES, 3)}
+    return GpuSeries(
+        device=device,
+        time_ms=[milliseconds(reading[1]) for reading in readings],
+        batch=[reading[2] for reading in readings],
+        **figures,
+    )
+
+
+def tick_columns_of(ticks: Sequence[Row]) -> dict[str, Column]:
+    """What says where each tick stands."""
+    return {
+        "batch": _column(ticks, "batch"),
+        "time_ms": [milliseconds(value) for value in _column(ticks, "wall_ns")],
+        "seq": _column(ticks, "seq"),
+    }
+
+
+def tick_metrics_of(ticks: Sequence[Row]) -> dict[str, Column]:
+    """What each tick measured that batches don't, or over another span."""
+    return {name: _column(ticks, name) for name in TICK_METRICS}
 
 
 def event_json(source: str, row: Row, detail: Any) -> EventJson:

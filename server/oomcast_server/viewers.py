@@ -13,6 +13,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from oomcast_server.errors import StoreUnavailable
 from oomcast_server.live import Hub
 from oomcast_server.mailbox import Mailbox
+from oomcast_server.presence import Presence
 from oomcast_server.query import run_list
 from oomcast_server.shapes import to_json
 from oomcast_server.store.sqlite import SqliteStore
@@ -47,8 +48,11 @@ _decoder: msgspec.json.Decoder[_Request] = msgspec.json.Decoder(_Request)
 class Viewers:
     """The ASGI endpoint of `/api/live`."""
 
-    def __init__(self, store: SqliteStore, hub: Hub, wall_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(
+        self, store: SqliteStore, hub: Hub, presence: Presence, wall_ns: Callable[[], int] = time.time_ns
+    ) -> None:
         self._store = store
+        self._presence = presence
         self._hub = hub
         self._wall_ns = wall_ns
         self._count = 0
@@ -111,7 +115,7 @@ class Viewers:
     async def _watch_runs(self, mailbox: Mailbox) -> str | None:
         self._hub.watch_runs(mailbox)
         try:
-            runs = await asyncio.to_thread(run_list, self._store, self._wall_ns(), _MOST_LISTED)
+            runs = await asyncio.to_thread(run_list, self._store, self._presence, self._wall_ns(), _MOST_LISTED)
         except StoreUnavailable as error:
             return str(error)
         mailbox.put_note(to_json({"type": "runs", "runs": runs}))

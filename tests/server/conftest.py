@@ -23,6 +23,7 @@ from oomcast_server.app import create_app
 from oomcast_server.assets import Assets
 from oomcast_server.auth import Gate, Secret
 from oomcast_server.listening import bind
+from oomcast_server.presence import VANISHED_AFTER_NS
 from oomcast_server.serving import make_server
 from oomcast_server.settings import ServerSettings, load
 from oomcast_server.store.sqlite import SqliteStore
@@ -126,12 +127,13 @@ def make_running(tmp_path: Path) -> Iterator[Callable[..., RunningServer]]:
             database: Path | None = None,
             assets: Assets = TEST_ASSETS,
             wall_ns: Callable[[], int] = time.time_ns,
+            vanished_after_ns: int = VANISHED_AFTER_NS,
             **given: object,
         ) -> RunningServer:
             path = database or tmp_path / "data" / "oomcast.db"
             settings = load({}, home=str(tmp_path), port=0, token=TOKEN, store=str(path), **given)
             store = stack.enter_context(contextlib.closing(SqliteStore(path)))
-            server = RunningServer(settings, create_app(settings, store, wall_ns, assets), store)
+            server = RunningServer(settings, create_app(settings, store, wall_ns, assets, vanished_after_ns), store)
             stack.callback(server.stop)
             return server
 

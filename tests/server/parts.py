@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from oomcast.sample import Event, EventKind, GpuReading, Kind, Phase, Sample
-from oomcast.wire import PROTOCOL, Frame, Hello, RunInfo, SourceInfo
+from oomcast.wire import PROTOCOL, Frame, Hello, RunInfo, SourceInfo, Status
 
 TOKEN = "t" * 43
 RUN = "runrunrun1"
@@ -24,12 +25,16 @@ def wait_for(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
         time.sleep(next(pause))
 
 
-def a_hello(run: str = RUN, source: str = SOURCE, protocol: int = PROTOCOL, name: str = "calm-river-7") -> Hello:
+def a_hello(
+    run: str = RUN, source: str = SOURCE, protocol: int = PROTOCOL, name: str = "calm-river-7", **given: Any
+) -> Hello:
+    """`given`: more of its source."""
+    about: dict[str, Any] = {"host": "box", "pid": 4242, "started_ns": WALL_NS, "command": "train.py", **given}
     return Hello(
         protocol=protocol,
         oomcast="0.0.1",
         run=RunInfo(id=run, project="default", name=name, tags=["a"]),
-        source=SourceInfo(id=source, host="box", pid=4242, started_ns=WALL_NS, command="train.py", gpus=[]),
+        source=SourceInfo(id=source, **about),
     )
 
 
@@ -62,10 +67,20 @@ def an_event(seq: int, kind: EventKind, /, **detail: str | int | None) -> Event:
     return Event(seq, kind, WALL_NS + seq * 10_000_000, seq * 10_000_000, 0, None, detail)
 
 
-def a_frame(samples: Iterable[Sample] = (), events: Iterable[Event] = (), gpus: Iterable[GpuReading] = ()) -> Frame:
+def an_end(seq: int, outcome: str, **detail: str | int | None) -> Event:
+    return an_event(seq, EventKind.END, outcome=outcome, **detail)
+
+
+def a_frame(
+    samples: Iterable[Sample] = (),
+    events: Iterable[Event] = (),
+    gpus: Iterable[GpuReading] = (),
+    status: Status | None = None,
+) -> Frame:
     rows, marks = list(samples), list(events)
     seqs = [row.seq for row in rows] + [mark.seq for mark in marks]
-    return Frame(first_seq=min(seqs), last_seq=max(seqs), samples=rows, events=marks, gpus=list(gpus))
+    first, last = min(seqs), max(seqs)
+    return Frame(first_seq=first, last_seq=last, samples=rows, events=marks, gpus=list(gpus), status=status)
 
 
 def a_stretch(first: int, last: int) -> Frame:

@@ -8,6 +8,7 @@ import signal
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -16,7 +17,7 @@ from tests.server.parts import RUN, TOKEN, a_frame, a_hello, a_sample, a_stretch
 from websockets.exceptions import ConnectionClosed
 
 from oomcast.sample import EventKind
-from oomcast.wire import PROTOCOL, Ack, Problem, ServerMessage, Welcome
+from oomcast.wire import OLDEST_PROTOCOL, PROTOCOL, Ack, Problem, ServerMessage, Welcome
 
 pytestmark = pytest.mark.fast
 
@@ -112,6 +113,21 @@ async def test_another_protocol_is_told_which_side_to_upgrade(server: RunningSer
             await agent.hear()
 
 
+async def test_an_older_version_s_journal_is_taken(server: RunningServer) -> None:
+    rows = [list(a_sample(seq))[:18] for seq in (1, 2)]
+    gpus = [[1, 0, 5, 10, None, 7]]
+    data = msgspec.msgpack.encode({"type": "frame", "first_seq": 1, "last_seq": 2, "samples": rows, "gpus": gpus})
+    async with server.agent() as agent:
+        welcome = await agent.ask(a_hello(protocol=OLDEST_PROTOCOL))
+        assert isinstance(welcome, Welcome)
+        assert welcome.protocol == OLDEST_PROTOCOL
+        assert await agent.ask(data) == Ack(seq=2)
+    series = server.get(f"/api/runs/{RUN}/series").json()
+    assert series["metrics"]["rss_bytes"]["last"] == [1000, 1000]
+    assert series["metrics"]["anonymous_bytes"]["last"] == [None, None]
+    assert series["gpus"][0]["allocated_bytes"] == [None]
+
+
 async def test_a_newer_hello_of_another_shape_still_gets_the_protocol_answer(server: RunningServer) -> None:
     async with server.agent() as agent:
         hello = msgspec.msgpack.encode({"type": "hello", "protocol": 99, "who": ["knows"]})
@@ -159,11 +175,15 @@ async def test_a_second_hello_is_refused(server: RunningServer) -> None:
         assert problem(await agent.ask(a_hello())).code == "hello"
 
 
-async def test_a_pid_that_no_database_holds_is_malformed(server: RunningServer) -> None:
-    hello = a_hello()
-    huge = msgspec.structs.replace(hello, source=msgspec.structs.replace(hello.source, pid=2**63))
+def about(name: str, value: int) -> dict[str, Any]:
+    return {name: value}
+
+
+@pytest.mark.parametrize("name", ["pid", "rank", "local_rank", "world_size"])
+async def test_a_number_that_no_database_holds_is_malformed(server: RunningServer, name: str) -> None:
     async with server.agent() as agent:
-        assert problem(await agent.ask(huge)).code == "malformed"
+        assert problem(await agent.ask(a_hello(**about(name, 2**63)))).code == "malformed"
+        assert isinstance(await agent.ask(a_hello(**about(name, 1))), Welcome)
 
 
 async def test_a_message_over_1_mib_is_not_taken(server: RunningServer) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,7 +17,9 @@ from tests.server.parts import RUN, SOURCE, TOKEN, a_frame, a_hello, a_sample, a
 from websockets.asyncio.client import ClientConnection
 
 from oomcast.sample import EventKind, GpuReading, Kind
-from oomcast.wire import Ack
+from oomcast.wire import Ack, LimitState, Status
+from oomcast_server.batch import Batch, Known
+from oomcast_server.store.sqlite import SqliteStore
 
 pytestmark = pytest.mark.fast
 
@@ -73,6 +77,71 @@ async def test_series_and_rows_have_the_same_columns(server: RunningServer) -> N
     series = server.get(f"/api/runs/{RUN}/series").json()
     assert rows["columns"] == series["columns"]
     assert rows["metrics"] == {name: span["last"] for name, span in series["metrics"].items()}
+
+
+async def test_ticks_and_the_newest_status_come_with_the_rows(server: RunningServer) -> None:
+    async with server.agent(a_hello()) as agent, server.viewer() as viewer:
+        await watch(viewer)
+        ticks = [a_sample(seq, Kind.TICK, batch=0, children=seq) for seq in (2, 3)]
+        status = Status(
+            wall_ns=5_000_000, pressure="system", limits=[LimitState(kind="host", limit_bytes=9, used_bytes=1)]
+        )
+        await agent.say(a_frame([a_sample(1), *ticks], status=status))
+        rows = await hear(viewer, "rows")
+        assert rows["ticks"]["columns"]["seq"] == [2, 3]
+        assert rows["ticks"]["metrics"]["children"] == [2, 3]
+        assert rows["status"]["limits"] == [{"kind": "host", "limit_bytes": 9, "used_bytes": 1, "binds": False}]
+        series = server.get(f"/api/runs/{RUN}/series").json()["ticks"]
+        assert rows["ticks"]["columns"] == series["columns"]
+        assert rows["ticks"]["metrics"] == {name: span["last"] for name, span in series["metrics"].items()}
+        (source,) = server.get(f"/api/runs/{RUN}").json()["sources_detail"]
+        assert source["status"] == rows["status"]
+        await agent.say(a_stretch(4, 4))
+        assert (await hear(viewer, "rows"))["status"] is None
+
+
+async def hear_verdict(viewer: ClientConnection, ending: str | None) -> dict[str, Any]:
+    """The run, once its verdict has this ending."""
+    while True:
+        for run in (await hear(viewer, "runs"))["runs"]:
+            if (run["verdict"] or {}).get("ending") == ending:
+                return dict(run)
+
+
+@pytest.mark.parametrize("request_", [{"type": "watch_runs"}, {"type": "watch", "run": RUN}])
+async def test_viewers_hear_of_a_source_that_vanishes_and_of_its_return(
+    make_running: Callable[..., RunningServer], request_: dict[str, str]
+) -> None:
+    late = [0]
+    server = make_running(wall_ns=lambda: time.time_ns() + late[0])
+    async with server.viewer() as viewer:
+        await say(viewer, **request_)
+        async with server.agent(a_hello()) as agent:
+            await agent.ask(a_stretch(1, 1))
+        late[0] += 61_000_000_000
+        run = await hear_verdict(viewer, "vanished")
+        assert run["state"] == "silent"
+        assert "Vanished 1 min ago" in run["verdict"]["text"]
+        late[0] += 60_000_000_000
+        assert "Vanished 2 min ago" in (await hear_verdict(viewer, "vanished"))["verdict"]["text"]
+        async with server.agent(a_hello()):
+            assert (await hear_verdict(viewer, None))["state"] == "silent"
+
+
+async def test_viewers_hear_of_what_vanished_before_the_server_was_started_again(
+    make_running: Callable[..., RunningServer], tmp_path: Path
+) -> None:
+    with contextlib.closing(SqliteStore(tmp_path / "x.db")) as store, store.write() as connection:
+        batch = Batch(store, connection, Known(), time.time_ns())
+        batch.add(batch.register(a_hello()), a_stretch(1, 1))
+        batch.write_standings()
+    late = [3600 * 10**9]
+    server = make_running(tmp_path / "x.db", wall_ns=lambda: time.time_ns() + late[0])
+    async with server.viewer() as viewer:
+        await say(viewer, type="watch", run=RUN)
+        assert server.get(f"/api/runs/{RUN}").json()["verdict"] is None  # it had nobody to talk to
+        late[0] += 60 * 10**9
+        assert "Vanished 61 min ago" in (await hear_verdict(viewer, "vanished"))["verdict"]["text"]
 
 
 async def test_every_row_arrives_once_however_fast_they_come(server: RunningServer) -> None:

@@ -12,7 +12,7 @@ from tests.server.parts import a_frame, a_hello, a_sample, a_stretch, an_event
 
 from oomcast.errors import WireError
 from oomcast.sample import EventKind, GpuReading
-from oomcast.wire import encode
+from oomcast.wire import LimitState, ProcessState, Status, encode
 from oomcast_server.salvage import is_whole, read_frame
 
 pytestmark = pytest.mark.fast
@@ -51,7 +51,7 @@ def test_rows_come_in_order() -> None:
         "x",
         [],
         [2],
-        list(a_sample(2))[:-1],
+        list(a_sample(2))[:17],  # shorter than any version ever sent
         [2, 9, *a_sample(2)[2:]],
         [2.5, *a_sample(2)[1:]],
         [2, 0, 2**63, *a_sample(2)[3:]],
@@ -85,6 +85,25 @@ def test_a_bad_gpu_reading_is_dropped_alone() -> None:
     assert wrong is not None
     assert frame.gpus == [GpuReading(1, 0, 1, 2, None, 3)]
     assert [sample.seq for sample in frame.samples] == [1]
+
+
+def test_texts_of_a_status_are_cleaned_and_cut() -> None:
+    limit = LimitState(kind="cgroup /\x1b[31m" + "a" * 4000, limit_bytes=1, used_bytes=2)
+    process = ProcessState(pid=1, name="py\u202ethon", role="child")
+    status = Status(wall_ns=5, limits=[limit], processes=[process], pressure="sys\ntem")
+    frame, wrong = read_frame(encode(a_frame([a_sample(1)], status=status)), 7)
+    assert wrong is None
+    assert frame.status is not None
+    assert frame.status.limits[0].kind == "cgroup /[31m" + "a" * 488
+    assert (frame.status.processes[0].name, frame.status.pressure) == ("python", "sys tem")
+
+
+def test_a_bad_status_is_dropped_alone() -> None:
+    frame, wrong = read_frame(packed(1, 1, list(a_sample(1)), status={"wall_ns": -1}), 7)
+    assert wrong is not None
+    assert (frame.status, len(frame.samples), frame.events) == (None, 1, [])
+    good, _ = read_frame(packed(1, 2, list(a_sample(1)), [2], status={"wall_ns": 5}), 7)
+    assert good.status == Status(wall_ns=5)
 
 
 def test_a_hello_is_no_frame() -> None:

@@ -95,6 +95,26 @@ def test_least_and_largest_of_the_buckets_are_those_of_the_samples(
     assert not raw or seqs[-1] == raw[-1].seq
 
 
+@settings(max_examples=40, deadline=None)
+@given(made=rows, points=st.integers(10, 40), by_batch=st.booleans())
+def test_ticks_are_shown_apart_with_least_and_largest(
+    made: list[tuple[Kind, int | None, int | None]], points: int, by_batch: bool
+) -> None:
+    samples = [sample._replace(children=sample.minor_faults) for sample in made_samples(made)]
+    ticks = [sample for sample in samples if sample.kind is Kind.TICK]
+    shown = read_back(samples, Range(by_batch), points).ticks
+    seqs = shown.columns["seq"]
+    assert len(seqs) <= points
+    assert seqs[-1:] == [tick.seq for tick in ticks][-1:]
+    assert shown.columns["batch"] == [samples[seq - 1].batch for seq in seqs]
+    span = shown.metrics["children"]
+    edges = [0, *seqs]
+    for at, seq in enumerate(seqs):
+        values = [t.children for t in ticks if edges[at] < t.seq <= seq and t.children is not None]
+        low, high = (span.last, span.last) if span.min is None or span.max is None else (span.min, span.max)
+        assert (low[at], high[at]) == ((min(values), max(values)) if values else (None, None))
+
+
 def test_a_one_batch_peak_among_many_survives() -> None:
     samples = [a_sample(seq, peak_bytes=10**9 if seq == 7_777 else 500) for seq in range(1, 20_001)]
     series = read_back(samples, Range(by_batch=True), 100)
@@ -127,6 +147,25 @@ async def test_batches_are_shown_by_batch_and_all_samples_by_time(server: Runnin
     assert by_batch["columns"]["seq"] == [1, 3]
     assert by_time["columns"]["seq"] == [1, 2, 3, 4]
     assert by_time["metrics"]["minor_faults"]["last"] == [1, None, 3, None]
+
+
+async def test_what_only_ticks_measure_is_there_for_either_axis(server: RunningServer) -> None:
+    tick = a_sample(3, Kind.TICK, batch=1, tree_pss_bytes=77, psi_some_us=1_000)
+    await server.store_frames(a_frame([a_sample(1, psi_some_us=5), a_sample(2), tick, a_sample(4)]))
+    for x, stalled in (("batch", [5, None, None]), ("time", [5, None, None, None])):
+        series = server.get(f"/api/runs/{RUN}/series", x=x).json()
+        assert series["ticks"]["columns"] == {"batch": [1], "time_ms": [(WALL_NS + 30_000_000) / 1e6], "seq": [3]}
+        assert series["ticks"]["metrics"]["tree_pss_bytes"] == {"last": [77]}
+        assert series["ticks"]["metrics"]["psi_some_us"] == {"last": [1_000]}
+        assert series["metrics"]["psi_some_us"]["last"] == stalled
+
+
+def test_ticks_are_read_by_their_own_index(tmp_path: Path) -> None:
+    with closing(SqliteStore(tmp_path / "x.db")) as store, store.read() as connection:
+        for where in (Range(by_batch=True).where_ticks, Range(by_batch=False, begin=1, end=2).where_ticks):
+            sql = f"EXPLAIN QUERY PLAN SELECT max(s.children) FROM samples s INDEXED BY samples_ticks WHERE {where[0]}"
+            (step,) = connection.exec_driver_sql(f"{sql} AND s.seq BETWEEN 1 AND 9", (1, *where[1])).all()
+            assert "samples_ticks (source_pk=? AND seq>? AND seq<?)" in step[-1]
 
 
 async def test_without_any_batch_ticks_show_their_own_faults(server: RunningServer) -> None:
@@ -164,3 +203,32 @@ def test_gpu_readings_come_by_device_and_their_peak_survives() -> None:
             assert max(first.used_bytes) == 500
             assert max(second.used_bytes) == 10**9
             assert set(first.process_bytes) == {None}
+
+
+def test_the_allocator_s_batch_readings_stand_among_the_ticks_and_each_largest_survives() -> None:
+    samples = [a_sample(seq, Kind.TICK if seq % 10 == 0 else Kind.BATCH) for seq in range(1, 1001)]
+    blank = GpuReading(0, 0, None, None, None, None)
+    gpus = [
+        blank._replace(seq=sample.seq, used_bytes=10**9 if sample.seq == 330 else 5, ecc_errors=0)
+        if sample.kind is Kind.TICK
+        else blank._replace(seq=sample.seq, allocated_bytes=7, allocated_peak_bytes=10**8 if sample.seq == 777 else 8)
+        for sample in samples
+    ]
+    with tempfile.TemporaryDirectory() as folder, closing(SqliteStore(Path(folder) / "x.db")) as store:
+        with store.write() as connection:
+            batch = Batch(store, connection, Known(), time.time_ns())
+            batch.add(batch.register(a_hello()), a_frame(samples, gpus=gpus))
+            batch.write_standings()
+        key = source_key(store, RUN, None)
+        assert key is not None
+        for by_batch in (True, False):
+            (whole,) = read_series(store, RUN, key, Range(by_batch), 1000).gpus
+            (bucketed,) = read_series(store, RUN, key, Range(by_batch), 50).gpus
+            assert (len(whole.time_ms), len(bucketed.time_ms)) == (1000, 50)
+            assert whole.used_bytes[:10] == [None] * 9 + [5]
+            assert whole.allocated_bytes[:10] == [7] * 9 + [None]
+            for shown in (whole, bucketed):
+                assert shown.time_ms == sorted(shown.time_ms)
+                assert max(value for value in shown.used_bytes if value is not None) == 10**9
+                assert max(value for value in shown.allocated_peak_bytes if value is not None) == 10**8
+                assert set(shown.pool_bytes) == {None}

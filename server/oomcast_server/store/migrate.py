@@ -59,8 +59,8 @@ def _look(path: Path) -> tuple[str | None, set[str]]:
         return (str(row[0]) if row else None), tables
 
 
-def upgrade(connection: Connection) -> None:
-    """Run the migrations that are missing, inside the transaction of `connection`."""
+def upgrade(connection: Connection, revision: str = "head") -> None:
+    """Run the migrations that are missing up to `revision`, inside the transaction of `connection`."""
     config = _config()
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, revision)

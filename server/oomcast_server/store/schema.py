@@ -7,10 +7,11 @@ readings and events of a source are keyed by its seq and stored in that order, s
 from __future__ import annotations
 
 import enum
+from typing import Any
 
-from sqlalchemy import BigInteger, Column, ForeignKey, Integer, MetaData, Table, Text, UniqueConstraint
+from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, MetaData, Table, Text, UniqueConstraint, text
 
-from oomcast.sample import EVENT_COLUMNS, GPU_COLUMNS, SAMPLE_COLUMNS
+from oomcast.sample import EVENT_COLUMNS, GPU_COLUMNS, SAMPLE_COLUMNS, Kind
 
 __all__ = ["State", "events", "gpu_samples", "metadata", "runs", "samples", "sources"]
 
@@ -36,6 +37,18 @@ def _figure(name: str) -> Column[int]:
     return Column(name, _Big, nullable=name not in _REQUIRED)
 
 
+def _standing() -> list[Column[Any]]:
+    """What is known last of a source, and of a run by its main source."""
+    numbers = ("epoch", "epochs", "batch", "step", "steps_per_epoch")
+    sizes = ("rss_bytes", "peak_bytes", "swap_bytes", "limit_bytes", "working_set_bytes")
+    texts = ("limit_kind", "outcome_type", "outcome_message")
+    return [
+        Column("phase", Integer),
+        *(_figure(name) for name in (*numbers, *sizes)),
+        *(Column(name, Text) for name in texts),
+    ]
+
+
 runs = Table(
     "runs",
     metadata,
@@ -44,7 +57,7 @@ runs = Table(
     Column("project", Text, nullable=False),
     Column("name", Text, nullable=False),
     Column("tags", Text, nullable=False),  # JSON list
-    Column("host", Text, nullable=False),  # of the first source, and so the pid
+    Column("host", Text, nullable=False),  # of the main source, and so the pid
     Column("pid", _Big, nullable=False),
     Column("sources", _Big, nullable=False),
     Column("state", Integer, nullable=False),
@@ -52,12 +65,13 @@ runs = Table(
     Column("last_ns", _Big, nullable=False),  # last arrival, by the server's clock
     Column("ended_ns", _Big),
     Column("samples", _Big, nullable=False),
-    Column("phase", Integer),
-    *(_figure(name) for name in ("epoch", "epochs", "batch", "step", "steps_per_epoch")),
-    *(_figure(name) for name in ("rss_bytes", "peak_bytes", "swap_bytes", "limit_bytes", "working_set_bytes")),
-    Column("limit_kind", Text),
-    Column("outcome_type", Text),
-    Column("outcome_message", Text),
+    *_standing(),
+    Column("main_source_pk", _Big),  # whose figures stand above; no foreign key: the tables would need each other
+    Column("main_source", Text),  # its id
+    Column("verdict", Text),  # JSON object: the END event's detail, the gravest of its sources'
+    Column("verdict_source", Text),  # whose it is
+    Column("tightest", Text),  # JSON: the source with the least headroom, where that is not the main one
+    Column("trouble", Text),  # "hung" or "critical", of a source that lives
 )
 
 sources = Table(
@@ -75,6 +89,17 @@ sources = Table(
     Column("state", Integer, nullable=False),
     Column("watermark", _Big, nullable=False),  # everything up to this seq is stored
     Column("batch_samples", _Big, nullable=False),
+    Column("kind", Text, nullable=False, server_default="callback"),
+    Column("local_rank", _Big),
+    Column("world_size", _Big),
+    Column("launcher", Text),
+    Column("last_ns", _Big, nullable=False, server_default="0"),  # last arrival, by the server's clock
+    Column("ended_ns", _Big),
+    *_standing(),
+    Column("status", Text),  # JSON of the newest `wire.Status`
+    Column("verdict", Text),  # JSON object: the END event's detail
+    Column("hung", Integer, nullable=False, server_default="0"),  # 0 or 1
+    Column("critical", Integer, nullable=False, server_default="0"),
     UniqueConstraint("run_pk", "id"),
 )
 
@@ -89,6 +114,8 @@ samples = Table(
     _source_key(),
     Column("seq", _Big, primary_key=True),
     *(_figure(name) for name in SAMPLE_COLUMNS[1:]),
+    # Ticks are few among many batches, and some figures come with them only.
+    Index("samples_ticks", "source_pk", "seq", sqlite_where=text(f"kind = {Kind.TICK.value}")),
     sqlite_with_rowid=False,
 )
 

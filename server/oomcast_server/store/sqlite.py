@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,15 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, Engine, Table, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool, StaticPool
 
 from oomcast.places import make_private
+from oomcast.sample import SAMPLE_COLUMNS
 from oomcast_server.errors import StoreUnavailable
 from oomcast_server.store import migrate
 from oomcast_server.store.lock import FileLock
-from oomcast_server.store.schema import samples
+from oomcast_server.store.schema import gpu_samples, samples
 
 __all__ = ["SqliteStore"]
 
@@ -26,6 +29,8 @@ _BUSY_MS = 5_000
 _READ_LIMIT_S = 2.0  # a longer read transaction would keep the WAL from shrinking
 _STEPS_PER_CHECK = 50_000  # virtual-machine steps between looks at the clock: about 1 ms
 _READERS = 4
+_MOST_BOUND = 999  # values in one statement that every build of SQLite takes
+_SAMPLE_ENUMS = tuple(SAMPLE_COLUMNS.index(name) for name in ("kind", "phase"))
 _BUGS = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.DataError)
 
 
@@ -118,20 +123,51 @@ class SqliteStore:
             raise StoreUnavailable(f"can't read {self._path}: {_reason(error)}") from error
 
     def insert_samples(self, connection: Connection, source_pk: int, rows: Sequence[Sequence[int | None]]) -> None:
-        """Store rows in the order of `SAMPLE_COLUMNS`; those that are there already stay as they are.
+        """Store rows in the order of `SAMPLE_COLUMNS`; those that are there already stay as they are."""
+        _insert(connection, samples, source_pk, rows, enums=_SAMPLE_ENUMS)
 
-        Straight through the driver, and with the key in the statement's text, so that no row is rebuilt.
-        """
-        driver = connection.connection.driver_connection
-        assert driver is not None
-        marks = ",?" * (len(samples.columns) - 1)
-        driver.executemany(f"INSERT OR IGNORE INTO samples VALUES ({int(source_pk)}{marks})", rows)  # noqa: S608
+    def insert_gpus(self, connection: Connection, source_pk: int, rows: Sequence[Sequence[int | None]]) -> None:
+        """The same for rows in the order of `GPU_COLUMNS`."""
+        _insert(connection, gpu_samples, source_pk, rows)
 
     def close(self) -> None:
         """Close every connection; the writer last, since the last one does the final checkpoint."""
         self._readers.dispose()
         self._writer.dispose()
         self._lock.release()
+
+
+def _insert(
+    connection: Connection,
+    table: Table,
+    source_pk: int,
+    rows: Sequence[Sequence[int | None]],
+    enums: Sequence[int] = (),
+) -> None:
+    """Straight through the driver, many rows to a statement: measured, half the time of one row to a statement.
+
+    The driver gives the interpreter away for each statement and has to get it back from the event loop's thread. It
+    also looks for an adapter of each value that isn't exactly an int, so that `enums`, by position, become ints here.
+    """
+    driver = connection.connection.driver_connection
+    assert driver is not None
+    width = len(table.columns) - 1
+    most = (_MOST_BOUND - 1) // width
+    for begin in range(0, len(rows), most):
+        chunk = rows[begin : begin + most]
+        values: list[Any] = [source_pk, *itertools.chain.from_iterable(chunk)]
+        for at in enums:
+            values[at + 1 :: width] = map(int, values[at + 1 :: width])
+        driver.execute(_statement(table, len(chunk)), values)
+
+
+@functools.lru_cache(maxsize=256)
+def _statement(table: Table, rows: int) -> str:
+    # Columns by name, so that no migration has to keep the table's own order.
+    names = ", ".join(column.name for column in table.columns)
+    row = f"({','.join('?' * (len(table.columns) - 1))})"
+    given = ",".join([row] * rows)
+    return f"INSERT OR IGNORE INTO {table.name} ({names}) SELECT ?, * FROM (VALUES {given})"  # noqa: S608
 
 
 def _reason(error: Exception) -> str:

@@ -1,0 +1,45 @@
+"""Which agents are connected, and for how long this server has listened: what silence is judged by."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+
+__all__ = ["VANISHED_AFTER_NS", "Presence"]
+
+# The agent sends each second and comes back within two: a minute is no hiccup of the network.
+VANISHED_AFTER_NS = 60_000_000_000
+
+
+class Presence:
+    """Changed on the event loop, read from any thread."""
+
+    def __init__(self, since_ns: int, patience_ns: int = VANISHED_AFTER_NS) -> None:
+        """A server that listens since `since_ns` (wall clock) and takes `patience_ns` of silence for the end."""
+        self._since_ns = since_ns
+        self._patience_ns = patience_ns
+        self._connections: Counter[int] = Counter()
+
+    @contextlib.contextmanager
+    def of(self, source_pk: int) -> Iterator[None]:
+        """The source is connected while the block lasts."""
+        self._connections[source_pk] += 1
+        try:
+            yield
+        finally:
+            self._connections[source_pk] -= 1
+            if not self._connections[source_pk]:
+                del self._connections[source_pk]
+
+    def connected(self, source_pk: int) -> bool:
+        """Whether an agent of the source is connected now."""
+        return source_pk in self._connections
+
+    def lost(self, source_pk: int, last_ns: int, now_ns: int) -> bool:
+        """Whether a source that was heard last at `last_ns` has been silent for too long, and its agent is gone.
+
+        What was sent while the server was down proves no silence: its agent had nobody to talk to.
+        """
+        heard_ns = max(last_ns, self._since_ns)
+        return not self.connected(source_pk) and now_ns - heard_ns >= self._patience_ns
