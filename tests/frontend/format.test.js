@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { formatAgo, formatBytes, formatCount, formatDuration, formatOrdinal, formatSpan, shortLimit } from "../../frontend/oomcast_frontend/static/scripts/format.js";
+import { formatAgo, formatBytes, formatCount, formatDuration, formatOrdinal, formatRate, formatShare, formatSpan, nameLimit, shortLimit } from "../../frontend/oomcast_frontend/static/scripts/format.js";
 import { batchTicks, byteTicks, countTicks, durationTicks, timeTicks } from "../../frontend/oomcast_frontend/static/scripts/ticks.js";
 import { GIB, MIB } from "./made.js";
 
@@ -77,4 +77,18 @@ test("a cgroup's limit is named by the last part of its path", () => {
   assert.equal(shortLimit("cgroup /kubepods/pod7/trainer"), "cgroup trainer");
   assert.equal(shortLimit("cgroup /"), "cgroup /");
   assert.equal(shortLimit("host memory"), "host memory");
+});
+
+test("small shares keep a digit", () => {
+  assert.deepEqual([0, 0.0125, 0.4, -0.02, null].map(formatShare), ["0 %", "1.3 %", "40 %", "−2.0 %", "–"]);
+  assert.equal(formatRate(3 * MIB), "3.0 MiB/s");
+});
+
+test("a limit's long path is shortened in its middle, and what it does is said in words", () => {
+  assert.equal(nameLimit("cgroup /job/7 (with swap)"), "cgroup /job/7 (with swap)");
+  assert.equal(nameLimit("cgroup /job (memory.high)"), "cgroup /job (throttles)");
+  assert.equal(nameLimit("cgroup /kubepods/burstable/pod1234567890/trainer"), "cgroup /kubepods/…/trainer");
+  assert.equal(nameLimit(`cgroup /kubepods/${"x".repeat(90)} (with swap)`).length, 40 + " (with swap)".length);
+  assert.equal(nameLimit("GPU 0 (MIG 1g.10gb, TensorFlow's cap)"), "GPU 0 (MIG 1g.10gb, TensorFlow's cap)");
+  assert.equal(shortLimit("cgroup /a/b (memory.high)"), "cgroup b (throttles)");
 });

@@ -3,7 +3,7 @@ import { test } from "node:test";
 
 import { length } from "../../frontend/oomcast_frontend/static/scripts/series.js";
 import { MAX_POINTS, initial, reduce, routeOf, visibleRuns } from "../../frontend/oomcast_frontend/static/scripts/store.js";
-import { GIB, RUN, START_MS, answer, detail, event, rows, summary } from "./made.js";
+import { GIB, RUN, START_MS, answer, detail, event, rows, source, status, summary, verdict } from "./made.js";
 
 const play = (state, ...actions) => actions.reduce(reduce, state);
 const open = () => initial({ page: "run", id: RUN });
@@ -141,4 +141,49 @@ test("an unknown run says so, and is asked for again when it is heard of", () =>
 test("answers for a run that was left change nothing", () => {
   const state = play(loaded(), { type: "route", route: { page: "run", id: "run00002" }, x: "batch" });
   assert.equal(play(state, { type: "detail", run: RUN, detail: detail() }), state);
+});
+
+test("a status that comes live is its source's, and stays until the next", () => {
+  const hung = status({ hung_since_ms: 5 });
+  const state = play(loaded(), live(rows(5, 1, { status: hung })), live(rows(6, 1)));
+  assert.deepEqual(state.run.detail.sources_detail[0].status, hung);
+});
+
+test("live rows bring their source's own figures up to date", () => {
+  const two = detail({ sources: 2, sources_detail: [source(), source({ id: "source02", rank: 1 })] });
+  const change = { working_set_bytes: () => 3 * GIB, limit_bytes: () => 4 * GIB };
+  const state = play(loaded(), { type: "detail", run: RUN, detail: two }, live(rows(5, 1, { source: "source02", change, summary: summary({ sources: 2 }) })));
+  assert.deepEqual(state.run.detail.sources_detail.map(({ headroom_bytes }) => headroom_bytes), [2.8 * GIB, GIB]);
+});
+
+test("an end, or another source, has the details asked for again, once", () => {
+  const ended = { type: "runs", runs: [summary({ state: "died", verdict: verdict() })], snapshot: false };
+  assert.equal(play(loaded(), ended).run.detailGeneration, 2);
+  assert.equal(play(loaded(), ended, ended).run.detailGeneration, 2);
+  const joined = { type: "runs", runs: [summary({ sources: 2 })], snapshot: false };
+  assert.equal(play(loaded(), joined, joined).run.detailGeneration, 2);
+  assert.equal(play(loaded(), { type: "runs", runs: [summary()], snapshot: false }).run.detailGeneration, 1);
+});
+
+test("a verdict's report outlives summaries that lack it, but not another verdict", () => {
+  const whole = verdict({ detail: { evidence: "a" } });
+  const known = { type: "detail", run: RUN, detail: detail({ state: "died", verdict: whole }) };
+  const shown = (said) => play(loaded(), known, { type: "runs", runs: [summary({ state: "died", verdict: said })], snapshot: false }).run.detail.verdict;
+  assert.deepEqual(shown(verdict({ text: "New words." })), { ...whole, text: "New words." });
+  assert.equal(shown(verdict({ grade: "probable" })).detail, undefined);
+  assert.equal(shown(null), null);
+});
+
+test("a command that is watched from outside is shown over time, whatever axis was asked for", () => {
+  const outside = detail({ sources_detail: [source({ kind: "run", batch: null })] });
+  const state = play(open(), { type: "detail", run: RUN, detail: outside }, { type: "series", run: RUN, generation: 1, answer: answer(0, 0) });
+  assert.deepEqual([state.run.view.x, state.run.request.generation], ["time", 2]);
+  const timed = play(state, { type: "series", run: RUN, generation: 2, answer: answer(0, 5, { x: "time" }) });
+  assert.deepEqual([timed.run.view.x, timed.run.request.generation, timed.run.loading], ["time", 2, false]);
+});
+
+test("another source starts with its first GPU", () => {
+  const state = play(loaded(), { type: "device", device: 3 });
+  assert.equal(state.run.device, 3);
+  assert.equal(play(state, { type: "source", id: "source02" }).run.device, null);
 });

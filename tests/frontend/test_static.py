@@ -77,7 +77,24 @@ def test_only_one_file_touches_plotly() -> None:
 
 
 def test_pure_modules_touch_no_browser() -> None:
-    pure = ("store", "series", "figures", "parts", "marks", "readouts", "sentence", "format", "ticks", "strings")
+    pure = (
+        "store",
+        "series",
+        "sources",
+        "figures",
+        "devices",
+        "paging",
+        "parts",
+        "rates",
+        "rows",
+        "marks",
+        "readouts",
+        "reports",
+        "sentence",
+        "format",
+        "ticks",
+        "strings",
+    )
     names = r"\b(document|window|localStorage|performance)\.\w|Date\.now"
     calls = r"\b(fetch|WebSocket|setTimeout|requestAnimationFrame)\("
     for name in pure:

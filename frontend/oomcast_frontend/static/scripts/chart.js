@@ -1,6 +1,7 @@
 /** `.chart`: a card with one picture, its read-out, and what lies over it: limit, flags, epochs, crosshair. */
 
 import { mountCrosshair } from "./crosshair.js";
+import { devicesOf } from "./devices.js";
 import { h, setAttribute, setChildren, setText } from "./dom.js";
 import { FIGURES } from "./figures.js";
 import { epochMarks, flags, fraction } from "./marks.js";
@@ -8,6 +9,7 @@ import { MARGIN, drawnRange } from "./parts.js";
 import { clear, draw } from "./plot.js";
 import { READOUTS, rowAt, where } from "./readouts.js";
 import { length, xs } from "./series.js";
+import { chosen, seenFrom } from "./sources.js";
 import { hasEnded } from "./store.js";
 import { STRINGS } from "./strings.js";
 
@@ -16,7 +18,7 @@ import { STRINGS } from "./strings.js";
  * @typedef {import("./types.js").Palette} Palette
  * @typedef {import("./types.js").Range} Range
  * @typedef {import("./parts.js").Figure} Figure
- * @typedef {"memory" | "duration" | "faults" | "swap" | "gpu"} ChartName
+ * @typedef {"memory" | "duration" | "faults" | "swap" | "pressure" | "gpu"} ChartName
  *
  * @typedef {object} Env
  * @property {{invalidate: (owner: object, draw: () => void | Promise<void>) => void, forget: (owner: object) => void}} frames
@@ -42,6 +44,7 @@ export function mountChart(name, env) {
   const flagRow = h("div", { class: "chart-flags" });
   const plot = h("div", { class: "chart-plot", "aria-hidden": "true" });
   const limit = h("div", { class: "chart-limit", "data-testid": "limit" });
+  const cap = h("div", { class: "chart-limit chart-cap", "data-testid": "cap" });
   const dot = h("div", { class: "chart-dot" });
   const epochs = h("div", { class: "chart-epochs", "data-testid": "epochs" });
   const text = h("p", {});
@@ -55,13 +58,13 @@ export function mountChart(name, env) {
     onZoom: (from, to) => env.onZoom([toX(from), toX(to)]),
     onAll: env.onAll, onStep: env.onStep, onScale: env.onScale,
   });
-  crosshair.element.prepend(limit, dot);
+  crosshair.element.prepend(limit, cap, dot);
   const body = h("div", { class: "chart-body" }, plot, crosshair.element, message);
   const element = h("section", { class: `chart card chart-${name}`, "data-chart": name, "data-points": "0" }, head, read, spoken, flagRow, body, epochs);
   place(crosshair.element, flagRow, epochs);
   setAttribute(element, "data-empty", "");
   setText(text, STRINGS.chart.loading);
-  for (const part of [retry, limit, dot]) part.hidden = true;
+  for (const part of [retry, limit, cap, dot]) part.hidden = true;
 
   /** @type {RunPage | null} */
   let run = null;
@@ -72,17 +75,27 @@ export function mountChart(name, env) {
   /** @type {unknown[]} */
   let drawnOf = [];
   let shown = false;
+  /** Known to be out of sight, which is not known before the observer's first word. */
+  let away = false;
   const seen = new IntersectionObserver((entries) => {
     shown = entries.some((entry) => entry.isIntersecting);
-    if (shown) wake();
+    away = !shown;
+    wake();
   }, { rootMargin: "200px" });
   const sized = new ResizeObserver(() => wake());
   seen.observe(element);
   sized.observe(body);
 
-  /** Asks for a frame where anything that the picture is made of has changed. */
+  /** Everything that the picture is made of. */
+  function ingredients() {
+    return [run?.series, run?.view, run?.device, run?.detail?.events, run?.seriesFailed, run?.loading && !run.series, palette, body.clientWidth, body.clientHeight];
+  }
+
+  /** Asks for a frame where any of it has changed. */
   function wake() {
-    const of = [run?.series, run?.view, run?.detail?.events, run?.seriesFailed, run?.loading && !run.series, palette, body.clientWidth, body.clientHeight];
+    // Below a long verdict on a narrow screen, the page is ready without a picture.
+    if (away && name === "memory" && run?.series) env.onDrawn();
+    const of = ingredients();
     if (!shown || !run || of.every((part, index) => part === drawnOf[index])) return;
     env.frames.invalidate(element, redraw);
   }
@@ -90,15 +103,16 @@ export function mountChart(name, env) {
   async function redraw() {
     if (!run) return;
     const { series, view, detail } = run;
-    drawnOf = [series, view, detail?.events, run.seriesFailed, run.loading && !series, palette, body.clientWidth, body.clientHeight];
-    if (name === "gpu" && detail && !series?.gpus.length) return say(noGpu(run));
+    drawnOf = ingredients();
+    if (name === "gpu" && detail && !(series && devicesOf(series).length)) return say(noGpu(run));
     if (!series) return say(run.seriesFailed ? STRINGS.chart.failed : STRINGS.chart.loading, run.seriesFailed);
     if (series.x !== view.x) return; // The other axis is on its way; until then the old picture stands.
     if (length(series) === 0) return say(view.range ? STRINGS.chart.nothing : STRINGS.chart.waiting);
     range = drawnRange(series, view);
     const size = { width: body.clientWidth, height: body.clientHeight };
     const events = detail?.events ?? [];
-    const figure = FIGURES[name]({ series, range, zoomed: view.range !== null, palette, size, limitKind: detail?.limit_kind ?? null, events });
+    const from = detail && seenFrom(detail, run.source);
+    const figure = FIGURES[name]({ series, range, zoomed: view.range !== null, palette, size, limitKind: from?.limit_kind ?? null, events, device: run.device });
     if (figure.empty) return say(name === "gpu" ? noGpu(run) : figure.empty);
     setAttribute(element, "data-empty", null);
     message.hidden = true;
@@ -133,13 +147,8 @@ export function mountChart(name, env) {
    * @param {number} width
    */
   function overlay(figure, live, width) {
-    limit.hidden = figure.limit === null;
-    if (figure.limit) {
-      setText(limit, figure.limit.text);
-      limit.style.top = `${figure.limit.at * 100}%`;
-      setAttribute(limit, "data-above", figure.limit.above ? "" : null);
-      setAttribute(limit, "data-right", figure.limit.right ? "" : null);
-    }
+    updateLabel(limit, figure.limit);
+    updateLabel(cap, figure.cap);
     dot.hidden = !live || figure.dot === null;
     if (figure.dot) {
       dot.style.left = `${figure.dot.x * 100}%`;
@@ -156,7 +165,7 @@ export function mountChart(name, env) {
     if (!series || length(series) === 0 || element.hasAttribute("data-empty")) return;
     const row = rowAt(series, cursor);
     const place = where(series, row);
-    const items = [...(name === "memory" ? place : place.slice(series.x === "batch" ? 0 : -1).slice(0, 1)), ...READOUTS[name](series, row)];
+    const items = [...(name === "memory" ? place : place.slice(series.x === "batch" ? 0 : -1).slice(0, 1)), ...READOUTS[name](series, row, run?.device)];
     crosshair.show(cursor === null ? null : fraction(xs(series)[row] ?? 0, range));
     updateRead(read, items);
   }
@@ -164,6 +173,10 @@ export function mountChart(name, env) {
   return {
     element,
     head,
+    /** @param {string} text what stands beside the title */
+    setNote(text) {
+      setText(note, text);
+    },
     /**
      * @param {RunPage} next
      * @param {Palette} colours
@@ -218,9 +231,22 @@ function tellDrawn(element, figure, series) {
   element.dataset["drawnAt"] = (performance.timeOrigin + performance.now()).toFixed(1);
 }
 
+/**
+ * @param {HTMLElement} element
+ * @param {import("./parts.js").Label | null} label
+ */
+function updateLabel(element, label) {
+  element.hidden = label === null;
+  if (!label) return;
+  setText(element, label.text);
+  element.style.top = `${label.at * 100}%`;
+  setAttribute(element, "data-above", label.above ? "" : null);
+  setAttribute(element, "data-right", label.right ? "" : null);
+}
+
 /** @param {RunPage} run */
 function noGpu({ detail, source }) {
-  const own = detail?.sources_detail?.find((one) => one.id === source) ?? detail?.sources_detail?.[0];
+  const own = chosen(detail, source);
   const note = own?.gpu_note?.trim();
   if (!note) return own && own.gpus.length > 0 ? STRINGS.chart.waitingTime : STRINGS.chart.noGpu;
   const said = note[0].toUpperCase() + note.slice(1);
@@ -235,8 +261,9 @@ function epochElement({ at, text, tick }) {
 }
 
 /** @param {import("./marks.js").Flag} flag */
-function flagElement({ at, text, tone }) {
-  const element = h("span", { class: "chart-flag", "data-tone": tone, title: text, role: "img", "aria-label": text, tabindex: "0", "data-testid": "flag" });
+function flagElement({ at, text, tone, label, left }) {
+  const name = label ? h("span", { class: "chart-flag-name", "data-left": left ? "" : null, "aria-hidden": "true" }, label) : null;
+  const element = h("span", { class: "chart-flag", "data-tone": tone, title: text, role: "img", "aria-label": text, tabindex: "0", "data-testid": "flag" }, h("i", {}), name);
   element.style.left = `${at * 100}%`;
   return element;
 }

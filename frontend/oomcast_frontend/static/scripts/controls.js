@@ -1,6 +1,7 @@
 /** `.controls`: what all charts share: the x axis, the stretch of it, and following. */
 
 import { h, setAttribute } from "./dom.js";
+import { chosen, hasBatches } from "./sources.js";
 import { WINDOWS_MS, hasEnded } from "./store.js";
 import { STRINGS } from "./strings.js";
 
@@ -30,10 +31,11 @@ export function mountControls(root, { onX, onWindow, onFollow, onAll }) {
 
   return {
     /** @param {import("./store.js").RunPage} run */
-    update({ view, detail }) {
-      const live = detail !== null && !hasEnded(detail);
+    update({ view, detail, source }) {
+      const live = detail !== null && !hasEnded(detail) && !detail.verdict?.inferred;
       const span_ms = detail ? (detail.last_ms ?? detail.created_ms) - detail.created_ms : 0;
       axes.update(view.x);
+      axes.element.hidden = !hasBatches(chosen(detail, source));
       windows.update(view.range ? null : view.window);
       windows.element.hidden = span_ms < WINDOWS_MS["15m"];
       reset.hidden = view.range === null || live;

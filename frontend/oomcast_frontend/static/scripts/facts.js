@@ -23,8 +23,10 @@ export function mountFacts(root) {
     /**
      * @param {import("./types.js").RunSummary} run
      * @param {import("./types.js").Series | null} series
+     * @param {boolean} batches whether there are any to count
      */
-    update(run, series) {
+    update(run, series, batches) {
+      for (const { value } of [epoch, batch, time]) /** @type {HTMLElement} */ (value.parentElement).hidden = !batches;
       const stepped = run.step !== null && run.steps_per_epoch !== null;
       setText(epoch.value, T.of(formatOrdinal(run.epoch), run.epochs === null ? null : formatCount(run.epochs)));
       setText(batch.value, stepped ? T.of(formatOrdinal(run.step), formatCount(run.steps_per_epoch)) : formatOrdinal(run.batch));

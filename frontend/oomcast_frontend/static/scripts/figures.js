@@ -3,9 +3,13 @@
  * here touches the DOM or Plotly. Colours come as a palette, sizes in pixels; y grows upwards from `bottom`.
  */
 
+import { gpu } from "./devices.js";
 import { formatBytes, shortLimit } from "./format.js";
 import { fraction } from "./marks.js";
-import { band, batchRows, drawn, highest, latest, line, lowest, merge, newest, nothing, picked, pickedX, unbroken, visible } from "./parts.js";
+import { pressure, swap } from "./paging.js";
+import { band, drawn, highest, latest, line, lowest, merge, newest, nothing, visible } from "./parts.js";
+import { tickXs } from "./rates.js";
+import { batchRows, picked, pickedX, tickRows, typical, unbroken } from "./rows.js";
 import { xs } from "./series.js";
 import { STRINGS } from "./strings.js";
 import { byteTicks, countTicks, durationTicks } from "./ticks.js";
@@ -23,7 +27,7 @@ import { byteTicks, countTicks, durationTicks } from "./ticks.js";
 const LIMIT_IN_VIEW = 0.3;
 
 /** @type {Record<string, (given: Given) => Figure>} */
-export const FIGURES = { memory, duration, faults, swap, gpu };
+export const FIGURES = { memory, duration, faults, swap, pressure, gpu };
 
 /**
  * @param {Given} given
@@ -33,20 +37,25 @@ export function memory(given) {
   const { series, palette, range } = given;
   const { rss_bytes: rss, peak_bytes: peak, working_set_bytes: charged, limit_bytes: limit } = series.metrics;
   const rows = visible(xs(series), range);
+  const children = childrenOf(given);
   const own = highest([rss.max, peak.max], rows);
-  const all = highest([rss.max, peak.max, charged.last], rows);
+  const workers = highest([children.y], visible(children.x, range));
+  const all = most(highest([rss.max, peak.max, charged.last], rows), workers);
   const bound = latest(limit.last, rows);
   const scaled = bound !== null && !given.zoomed && (all ?? 0) >= LIMIT_IN_VIEW * bound;
   // Far from the limit, what others use of it is left out where it would press this process's own line flat.
   const together = scaled || (all ?? 0) <= 2 * (own ?? 0);
-  const high = together ? all : own;
+  const high = together ? all : most(own, workers);
   const y = memoryAxis(given, rows, high, scaled ? bound : null);
   const order = unbroken(given);
   const x = pickedX(xs(series), order);
   const top = merge(peak.max, rss.max);
+  const anonymous = series.metrics["anonymous_bytes"]?.last ?? [];
   const traces = [
+    ...(anonymous.some((value) => value !== null) ? [band(x, order.map(() => 0), picked(anonymous, order), palette["rss"], 0.12)] : []),
     band(x, picked(rss.min, order), picked(top, order), palette["peak"], 0.55),
     ...(together ? [line(x, picked(charged.last, order), palette["ink-3"], chargedStyle(given))] : []),
+    ...((workers ?? 0) > 0 ? [line(children.x, children.y, palette["children"], { width: 1.6 })] : []),
     line(x, picked(rss.last, order), palette["rss"], { width: 2 }),
     line(x, picked(limit.last, order), palette["limit"], { width: 1, dash: "6px 5px", shape: "hv" }),
   ];
@@ -61,6 +70,25 @@ export function memory(given) {
     },
     dot: newest(given, xs(series), rss.last, y),
   };
+}
+
+/**
+ * @param {number | null} first
+ * @param {number | null} second
+ */
+function most(first, second) {
+  return first === null || second === null ? (first ?? second) : Math.max(first, second);
+}
+
+/**
+ * What the children hold, as the agent's clock saw it.
+ *
+ * @param {Given} given
+ * @returns {{x: Column, y: Column}}
+ */
+function childrenOf(given) {
+  const order = tickRows(given);
+  return { x: pickedX(tickXs(given.series), order), y: picked(given.series.ticks.metrics["children_rss_bytes"]?.max ?? [], order).map((value) => value ?? null) };
 }
 
 /**
@@ -114,7 +142,7 @@ export function duration(given) {
   const order = batchRows(given, metric);
   const per = (/** @type {Column} */ column) => picked(column, order);
   const x = pickedX(xs(series), order);
-  const [last, min, max] = [per(metric.last), per(metric.min), per(metric.max)];
+  const [last, min, max] = [per(typical(metric)), per(metric.min), per(metric.max)];
   const to = Math.max((highest([max], visible(x, given.range)) ?? 0) * 1.12, 1000);
   const spread = series.bucket > 1 ? [band(x, min, max, palette["time"], 0.22)] : [];
   const traces = [...spread, line(x, last, palette["time"], { width: 1.4 })];
@@ -144,53 +172,4 @@ export function faults(given) {
     { from: 0, to: upper, ticks: countTicks(upper, 2), domain: [0.58, 1] },
     { from: 0, to: lower, ticks: countTicks(lower, 2), domain: [0, 0.38] },
   ], x);
-}
-
-/**
- * @param {Given} given
- * @returns {Figure}
- */
-export function swap(given) {
-  const { series, palette } = given;
-  const used = series.metrics.swap_bytes;
-  if (used.last.length > 0 && used.last.every((value) => value === null)) return nothing(STRINGS.chart.noSwap);
-  const order = unbroken(given);
-  const x = pickedX(xs(series), order);
-  const to = Math.max(highest([used.max], visible(xs(series), given.range)) ?? 0, 1024 * 1024) * 1.12;
-  const traces = [line(x, picked(used.max, order), palette["swap"], { width: 2, fill: 0.12 })];
-  return drawn(given, traces, [{ from: 0, to, ticks: byteTicks(0, to, 3) }], x);
-}
-
-/**
- * @param {Given} given
- * @returns {Figure}
- */
-export function gpu(given) {
-  const { series, palette } = given;
-  const devices = series.gpus.filter((device) => device.time_ms.length > 0);
-  if (devices.length === 0) return nothing(STRINGS.chart.noGpu);
-  const all = devices.flatMap((device) => [device.used_bytes, device.total_bytes, device.process_bytes]);
-  const to = Math.max((highest(all, [0, Infinity]) ?? 0) * 1.08, 1024 * 1024);
-  const traces = devices.flatMap((device) => {
-    const x = series.x === "batch" ? device.batch : device.time_ms;
-    const colour = palette[gpuColour(device.device)];
-    return [
-      line(x, device.process_bytes, colour, devices.length === 1 ? { width: 1, fill: 0.14 } : { width: 1, dash: "2px 3px" }),
-      line(x, device.used_bytes, colour, { width: 1.8 }),
-      line(x, device.total_bytes, palette["limit"], { width: 1, dash: "6px 5px" }),
-    ];
-  });
-  return drawn(given, traces, [{ from: 0, to, ticks: byteTicks(0, to, 3) }], gpuX(series));
-}
-
-/** @param {Series} series */
-export function gpuX(series) {
-  const first = series.gpus.find((device) => device.time_ms.length > 0);
-  if (!first) return [];
-  return series.x === "batch" ? first.batch : first.time_ms;
-}
-
-/** @param {number} device */
-export function gpuColour(device) {
-  return ["gpu", "swap", "stall", "rss"][device % 4];
 }

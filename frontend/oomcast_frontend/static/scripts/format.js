@@ -119,13 +119,61 @@ export function formatClock(ms, zone) {
   }).format(ms);
 }
 
+/** @param {number | null | undefined} fraction 0 to 1; the smaller, the more digits */
+export function formatShare(fraction) {
+  if (fraction === null || fraction === undefined) return DASH;
+  const percent = fraction * 100;
+  return `${fixed(percent, percent === 0 || Math.abs(percent) >= 9.95 ? 0 : 1)} %`;
+}
+
+/** @param {number | null | undefined} bytes for each second */
+export function formatRate(bytes) {
+  return bytes === null || bytes === undefined ? DASH : `${formatBytes(bytes)}/s`;
+}
+
+/** Longer paths are shortened in their middle: the first and the last part tell most. */
+const LONGEST_NAME = 40;
+
+/**
+ * The name of a limit in words, with a long path shortened.
+ *
+ * @param {string} kind "cgroup /a/b (memory.high)", "host memory"
+ * @param {number} [longest] characters
+ */
+export function nameLimit(kind, longest = LONGEST_NAME) {
+  const { head, parts, tail } = partsOf(kind);
+  const whole = parts === null ? head : `${head}/${parts.join("/")}`;
+  if (parts === null || whole.length <= longest || parts.length < 2) return clipped(whole, longest) + tail;
+  const last = parts.at(-1) ?? "";
+  const first = parts.length > 2 && head.length + parts[0].length + last.length + 4 <= longest ? `${parts[0]}/` : "";
+  return clipped(`${head}/${first}…/${last}`, longest) + tail;
+}
+
+/**
+ * @param {string} text
+ * @param {number} longest
+ */
+function clipped(text, longest) {
+  const half = (longest - 1) >> 1;
+  return text.length <= longest ? text : `${text.slice(0, longest - 1 - half)}…${text.slice(-half)}`;
+}
+
 /**
  * The name of a limit, short enough for a chart: of a cgroup's path, its last part.
  *
  * @param {string} kind "cgroup /a/b", "host memory"
  */
 export function shortLimit(kind) {
-  const [, path] = kind.match(/^cgroup (\/.*)$/) ?? [];
-  const last = path?.split("/").at(-1);
-  return path === undefined ? kind : `cgroup ${last === "" ? "/" : last}`;
+  const { head, parts, tail } = partsOf(kind);
+  return `${head}${parts === null ? "" : parts.at(-1) || "/"}${tail}`;
+}
+
+/**
+ * @param {string} kind
+ * @returns {{head: string, parts: string[] | null, tail: string}} parts: of a cgroup's path
+ */
+function partsOf(kind) {
+  const plain = kind.replace("(memory.high)", "(throttles)");
+  const [, path, tail = ""] = plain.match(/^cgroup \/(.*?)( \([^()/]*\))?$/) ?? [];
+  return path === undefined ? { head: plain, parts: null, tail: "" } : { head: "cgroup ", parts: path.split("/"), tail };
 }

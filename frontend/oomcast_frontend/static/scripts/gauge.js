@@ -17,8 +17,11 @@ export function mountGauge(root) {
   root.append(h("div", { class: "gauge-row" }, used, kind, free), bar, h("div", { class: "gauge-keys" }, ...keys));
 
   return {
-    /** @param {import("./types.js").RunSummary} run */
-    update(run) {
+    /**
+     * @param {import("./types.js").RunSummary} run
+     * @param {boolean} [critical]
+     */
+    update(run, critical = false) {
       const { limit_bytes: limit, working_set_bytes: charged, rss_bytes: rss, peak_bytes: highest } = run;
       root.hidden = !limit || charged === null;
       if (!limit || charged === null) return;
@@ -28,7 +31,7 @@ export function mountGauge(root) {
       setText(kind, run.limit_kind ? T.binds(shortLimit(run.limit_kind)) : "");
       kind.title = run.limit_kind ?? "";
       setText(free, limit < charged ? T.over(formatBytes(charged - limit)) : T.free(formatBytes(limit - charged)));
-      setAttribute(root, "data-little", hasLittleFree(run) ? "" : null);
+      setAttribute(root, "data-little", critical ? "critical" : hasLittleFree(run) ? "" : null);
       own.style.width = percent(mine, limit);
       other.style.width = percent(charged - mine, limit);
       // A peak of RSS has its place on this bar only where all of RSS is charged here.
@@ -42,7 +45,7 @@ export function mountGauge(root) {
       setText(keys[1], T.other(formatBytes(charged - mine)));
       setText(keys[2], T.peak(formatBytes(highest)));
       keys[1].hidden = charged - mine < limit / 200;
-      keys[2].hidden = highest === null || !comparable;
+      keys[2].hidden = peak.hidden;
     },
   };
 }

@@ -9,15 +9,20 @@ import { STRINGS } from "./strings.js";
  * @typedef {import("./types.js").RunEvent} RunEvent
  * @typedef {import("./types.js").Range} Range
  * @typedef {{at: number, text: string, tick: boolean}} EpochMark at: 0 (left) to 1 (right) of the plot
- * @typedef {{at: number, text: string, tone: "notice" | "critical" | "plain"}} Flag
+ * @typedef {"notice" | "critical" | "plain"} Tone
+ * @typedef {{at: number, text: string, tone: Tone, label: string, left: boolean}} Flag label: beside it, where there is room; left: of it
  */
 
 const EPOCH_LABEL_PX = 64;
 /** Ticks closer than this would run into one grey bar. */
 const TICK_PX = 4;
 const FLAG_PX = 14;
-/** @type {Record<string, Flag["tone"]>} */
-const TONES = { notice: "notice", gap: "notice", limit: "notice", exception: "critical", end: "plain" };
+const LETTER_PX = 7;
+/** @type {Record<string, Tone>} */
+const TONES = {
+  notice: "notice", gap: "notice", limit: "notice", exception: "critical", end: "plain", child: "critical", hang: "critical",
+  resume: "plain", agent: "notice", critical: "critical", clear: "plain", action: "notice", gpu_fault: "critical",
+};
 
 /**
  * A mark at the first sample of each epoch. Where they stand too close, every second, fifth, … keeps its label.
@@ -94,9 +99,9 @@ export function flags(events, series, range, width_px) {
     const x = series.x === "batch" ? (event.batch ?? 0) : event.time_ms;
     // What came after the newest sample (an end, mostly) belongs to the right edge of a picture that reaches it.
     const at = range[1] >= newest ? Math.min(1, fraction(x, range)) : fraction(x, range);
-    if (at >= 0 && at <= 1) found.push({ at, text: describe(event), tone: toneOf(event) });
+    if (at >= 0 && at <= 1) found.push({ at, text: describe(event), tone: toneOf(event), label: nameOf(event.kind), left: false });
   }
-  return merged(found.sort((a, b) => a.at - b.at), width_px);
+  return named(merged(found.sort((a, b) => a.at - b.at), width_px), width_px);
 }
 
 /**
@@ -114,16 +119,20 @@ function toneOf({ kind, detail }) {
   return kind === "end" && detail.outcome === "died" ? "critical" : TONES[kind];
 }
 
+/** @param {string} kind */
+function nameOf(kind) {
+  return /** @type {Record<string, string>} */ (/** @type {unknown} */ (STRINGS.event))[kind];
+}
+
 /** @param {RunEvent} event */
 function describe({ kind, detail }) {
-  const what = /** @type {Record<string, string>} */ (/** @type {unknown} */ (STRINGS.event))[kind];
+  const what = nameOf(kind);
   const parts = {
-    notice: [detail.text],
     exception: [detail.type, detail.message],
     end: [detail.text ?? detail.outcome, detail.evidence],
     limit: [detail.kind],
     gap: [detail.reason],
-  }[kind] ?? [];
+  }[kind] ?? [detail.text];
   return STRINGS.event.text(what, parts.filter((part) => part !== null && part !== undefined && part !== "").map((part) => String(part).replace(/\.$/, "")).join(": "));
 }
 
@@ -141,10 +150,30 @@ function merged(sorted, width_px) {
     if (!before || (flag.at - before.at) * width_px >= FLAG_PX) kept.push({ ...flag });
     else {
       before.text = `${before.text}\n${flag.text}`;
+      before.label = "";
       if (flag.tone === "critical") before.tone = "critical";
     }
   }
   return kept;
+}
+
+/**
+ * Keeps the names of flags for which there is room, beside the flag or, at the right edge, before it.
+ *
+ * @param {Flag[]} kept
+ * @param {number} width_px
+ */
+function named(kept, width_px) {
+  let free_px = 0;
+  return kept.map((flag, index) => {
+    const px = flag.at * width_px;
+    const need = flag.label.length * LETTER_PX + FLAG_PX;
+    const next_px = (kept[index + 1]?.at ?? Infinity) * width_px - FLAG_PX;
+    const fits = px + need <= Math.min(next_px, width_px);
+    const left = !fits && px - need >= free_px;
+    free_px = px + (fits ? need : FLAG_PX);
+    return fits || left ? { ...flag, left } : { ...flag, label: "" };
+  });
 }
 
 /**

@@ -1,4 +1,4 @@
-/** The parts that figures are made of: axes, lines, bands, and the rows to draw (pure). */
+/** The parts that figures are made of: axes, lines and bands (pure). */
 
 import { fraction } from "./marks.js";
 import { nearest, windowStart, xs } from "./series.js";
@@ -9,7 +9,6 @@ import { batchTicks, timeTicks } from "./ticks.js";
 /**
  * @typedef {import("./types.js").Series} Series
  * @typedef {import("./types.js").Column} Column
- * @typedef {import("./types.js").Metric} Metric
  * @typedef {import("./types.js").RunEvent} RunEvent
  * @typedef {import("./types.js").Range} Range
  * @typedef {import("./types.js").Palette} Palette
@@ -25,13 +24,17 @@ import { batchTicks, timeTicks } from "./ticks.js";
  * @property {Size} size
  * @property {string | null} limitKind
  * @property {RunEvent[]} events
+ * @property {number | null} device the GPU to draw; null: the first
+ *
+ * @typedef {{at: number, text: string, above: boolean, right: boolean}} Label at: 0 (top of the plot) to 1
  *
  * @typedef {object} Figure
  * @property {object[]} traces
  * @property {object} layout
  * @property {Column} x of the points under the crosshair
  * @property {string | null} empty what to say instead, where there is nothing to draw
- * @property {{at: number, text: string, above: boolean, right: boolean} | null} limit at: 0 (top of the plot) to 1
+ * @property {Label | null} limit
+ * @property {Label | null} cap a second, softer one
  * @property {{x: number, y: number} | null} dot the newest value
  *
  * @typedef {{from: number, to: number, ticks: Ticks, domain?: Range}} YAxis
@@ -40,7 +43,6 @@ import { batchTicks, timeTicks } from "./ticks.js";
 /** The plot's margins: fixed, so that the crosshair needs no knowledge of Plotly's insides. */
 export const MARGIN = { left: 72, right: 16, top: 6, bottom: 24 };
 const FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif';
-const BATCH = 0;
 /** Unseen ticks keep the labels off the plot. */
 const STANDOFF = { ticks: "outside", ticklen: 6, tickcolor: "rgba(0,0,0,0)" };
 /** One sample is no stretch: what to draw around it. */
@@ -72,7 +74,7 @@ export function drawnRange(series, view) {
 export function drawn(given, traces, axes, x) {
   const [from, to] = visible(x, given.range);
   const empty = x.length === 0 || to < from ? STRINGS.chart.nothing : null;
-  return { traces, layout: layoutOf(given, axes), x, empty, limit: null, dot: null };
+  return { traces, layout: layoutOf(given, axes), x, empty, limit: null, cap: null, dot: null };
 }
 
 /**
@@ -80,7 +82,7 @@ export function drawn(given, traces, axes, x) {
  * @returns {Figure}
  */
 export function nothing(empty) {
-  return { traces: [], layout: {}, x: [], empty, limit: null, dot: null };
+  return { traces: [], layout: {}, x: [], empty, limit: null, cap: null, dot: null };
 }
 
 /**
@@ -157,59 +159,6 @@ export function band(x, low, high, colour, opacity) {
     type: "scatter", mode: "lines", x: outlineX, y: outlineY, connectgaps: false, hoverinfo: "skip",
     line: { width: 0 }, fill: "toself", fillcolor: faded(colour, opacity),
   };
-}
-
-/**
- * The rows in their order, with -1 where samples were lost, so that no line is drawn across.
- *
- * @param {Given} given
- * @returns {number[]}
- */
-export function unbroken({ series, events }) {
-  const gaps = events.filter((event) => event.kind === "gap" && event.source === series.source).map((event) => event.seq);
-  const seq = series.columns.seq;
-  /** @type {number[]} */
-  const order = [];
-  let next = 0;
-  for (let row = 0; row < seq.length; row += 1) {
-    while (next < gaps.length && gaps[next] < (seq[row - 1] ?? -1)) next += 1;
-    if (row > 0 && next < gaps.length && gaps[next] < seq[row]) order.push(-1);
-    order.push(row);
-  }
-  return order;
-}
-
-/**
- * What is counted per batch has no value at a tick; that is no hole.
- *
- * @param {Given} given
- * @param {Metric} metric
- * @returns {number[]}
- */
-export function batchRows(given, metric) {
-  const kind = given.series.columns.kind;
-  return unbroken(given).filter((row) => row < 0 || kind[row] === BATCH || metric.last[row] !== null);
-}
-
-/**
- * @template T
- * @param {T[]} column
- * @param {number[]} order
- * @returns {(T | null)[]}
- */
-export function picked(column, order) {
-  return order.map((row) => (row < 0 ? null : column[row]));
-}
-
-/**
- * The same for x, which is never missing: a hole stands where the sample before it stood, so that x stays ascending.
- *
- * @param {Column} column
- * @param {number[]} order
- * @returns {Column}
- */
-export function pickedX(column, order) {
-  return order.map((row, index) => column[row < 0 ? order[index - 1] : row]);
 }
 
 /**

@@ -1,7 +1,9 @@
 /** What the row above a chart says at the crosshair, or at the newest sample (pure). */
 
-import { gpuColour, gpuX } from "./figures.js";
-import { formatBytes, formatClock, formatCount, formatDuration, formatOrdinal } from "./format.js";
+import { deviceOf, readingAt } from "./devices.js";
+import { formatBytes, formatClock, formatCount, formatDuration, formatOrdinal, formatPercent, formatRate, formatShare } from "./format.js";
+import { perSecond, shareOfTime, tickAt } from "./rates.js";
+import { typical } from "./rows.js";
 import { nearest, xs } from "./series.js";
 import { STRINGS } from "./strings.js";
 
@@ -10,8 +12,8 @@ import { STRINGS } from "./strings.js";
  * @typedef {{label: string, value: string, colour?: string, dash?: boolean}} Readout colour: name of the CSS variable of its line
  */
 
-/** @type {Record<string, (series: Series, row: number) => Readout[]>} */
-export const READOUTS = { memory, duration, faults, swap, gpu };
+/** @type {Record<string, (series: Series, row: number, device?: number | null) => Readout[]>} */
+export const READOUTS = { memory, duration, faults, swap, pressure, gpu };
 
 /**
  * The row under the crosshair.
@@ -32,7 +34,7 @@ export function where({ columns }, row) {
   const { batch, epoch, phase, time_ms } = columns;
   const said = /** @type {Record<string, string>} */ (STRINGS.phase)[phase[row] ?? ""];
   return [
-    { label: STRINGS.readout.batch, value: formatOrdinal(batch[row]) },
+    ...(batch[row] === null ? [] : [{ label: STRINGS.readout.batch, value: formatOrdinal(batch[row]) }]),
     ...(epoch[row] === null ? [] : [{ label: STRINGS.readout.epoch, value: formatOrdinal(epoch[row]) }]),
     ...(said && phase[row] !== "train" ? [{ label: "", value: said }] : []),
     { label: STRINGS.readout.time, value: formatClock(time_ms[row]) },
@@ -44,12 +46,16 @@ export function where({ columns }, row) {
  * @param {number} row
  * @returns {Readout[]}
  */
-function memory({ metrics }, row) {
+function memory(series, row) {
+  const { metrics } = series;
   const bytes = (/** @type {string} */ name) => metrics[name]?.last[row] ?? null;
-  const peak = metrics["peak_bytes"]?.max[row] ?? null;
+  const peak = metrics["peak_bytes"]?.max[nearestKnown(series, "peak_bytes", row)] ?? null;
+  const anonymous = bytes("anonymous_bytes");
   return [
     { label: STRINGS.readout.rss, value: formatBytes(bytes("rss_bytes"), true), colour: "rss" },
-    { label: STRINGS.readout.peak, value: formatBytes(peak, true), colour: "peak" },
+    ...(anonymous === null ? [] : [{ label: STRINGS.readout.anonymous, value: formatBytes(anonymous, true), colour: "anonymous" }]),
+    ...(peak === null ? [] : [{ label: STRINGS.readout.peak, value: formatBytes(peak, true), colour: "peak" }]),
+    ...childrenOf(series, row),
     { label: STRINGS.readout.workingSet, value: formatBytes(bytes("working_set_bytes"), true), colour: "ink-3", dash: true },
     { label: STRINGS.readout.limit, value: formatBytes(bytes("limit_bytes"), true), colour: "limit", dash: true },
   ];
@@ -60,9 +66,26 @@ function memory({ metrics }, row) {
  * @param {number} row
  * @returns {Readout[]}
  */
+function childrenOf(series, row) {
+  const tick = tickAt(series, row);
+  const at = (/** @type {string} */ name) => series.ticks.metrics[name]?.last[tick] ?? null;
+  const [children, own] = [at("children_rss_bytes"), series.metrics["rss_bytes"]?.last[row] ?? null];
+  if (!children) return [];
+  return [
+    { label: STRINGS.readout.children(at("children")), value: formatBytes(children, true), colour: "children" },
+    ...(own === null ? [] : [{ label: STRINGS.readout.together, value: formatBytes(own + children, true) }]),
+  ];
+}
+
+/**
+ * @param {Series} series
+ * @param {number} row
+ * @returns {Readout[]}
+ */
 function duration(series, row) {
   const near = nearestKnown(series, "duration_ns", row);
-  const { last, max } = series.metrics["duration_ns"];
+  const { max } = series.metrics["duration_ns"];
+  const last = typical(series.metrics["duration_ns"]);
   const slowest = max[near] ?? null;
   return [
     { label: STRINGS.readout.duration, value: formatDuration(last[near] ?? null), colour: "time" },
@@ -92,8 +115,21 @@ function faults(series, row) {
  * @param {number} row
  * @returns {Readout[]}
  */
-function swap({ metrics }, row) {
-  return [{ label: STRINGS.readout.used, value: formatBytes(metrics["swap_bytes"]?.max[row], true), colour: "swap" }];
+function swap(series, row) {
+  const { metrics, ticks } = series;
+  const tick = tickAt(series, row);
+  const at = (/** @type {string} */ name) => ticks.metrics[name]?.last[tick] ?? null;
+  const children = at("children_swap_bytes");
+  const rate = (/** @type {string} */ name) => perSecond(ticks, name)[tick] ?? null;
+  const [into, out] = [rate("swap_in_bytes"), rate("swap_out_bytes")];
+  const host = at("host_swap_bytes");
+  return [
+    { label: STRINGS.readout.process, value: formatBytes(metrics["swap_bytes"]?.max[row], true), colour: "swap" },
+    ...(children ? [{ label: STRINGS.readout.childrenOnly, value: formatBytes(children, true), colour: "children" }] : []),
+    ...(into === null ? [] : [{ label: STRINGS.readout.swapIn, value: formatRate(into), colour: "major" }]),
+    ...(out === null ? [] : [{ label: STRINGS.readout.swapOut, value: formatRate(out), colour: "swap-out" }]),
+    ...(host === null ? [] : [{ label: STRINGS.readout.host, value: formatBytes(host) }]),
+  ];
 }
 
 /**
@@ -101,16 +137,42 @@ function swap({ metrics }, row) {
  * @param {number} row
  * @returns {Readout[]}
  */
-function gpu(series, row) {
-  const at = nearest(gpuX(series), xs(series)[row] ?? 0);
-  return series.gpus.flatMap((device) => [
-    {
-      label: STRINGS.readout.gpu(device.device),
-      value: `${formatBytes(device.used_bytes[at])} / ${formatBytes(device.total_bytes[at])}`,
-      colour: gpuColour(device.device),
-    },
-    ...(series.gpus.length > 1 ? [] : [{ label: STRINGS.readout.process, value: formatBytes(device.process_bytes[at]) }]),
-  ]);
+function pressure(series, row) {
+  const { ticks } = series;
+  const tick = tickAt(series, row);
+  const [some, full] = ["psi_some_us", "psi_full_us"].map((name) => shareOfTime(ticks, name)[tick] ?? null);
+  const refaults = perSecond(ticks, "refaults")[tick] ?? null;
+  return [
+    { label: STRINGS.readout.some, value: formatShare(some), colour: "some" },
+    { label: STRINGS.readout.full, value: formatShare(full), colour: "stall" },
+    ...(refaults === null ? [] : [{ label: STRINGS.readout.refaults, value: STRINGS.readout.perSecond(formatCount(refaults)) }]),
+  ];
+}
+
+/**
+ * @param {Series} series
+ * @param {number} row
+ * @param {number | null} [wanted] the device; null: the first
+ * @returns {Readout[]}
+ */
+function gpu(series, row, wanted = null) {
+  const device = deviceOf(series, wanted);
+  if (!device) return [];
+  const now = readingAt(series, device, row >= series.columns.seq.length - 1 ? null : xs(series)[row]);
+  /** @type {(label: string, bytes: number | null, colour?: string, dash?: boolean) => Readout[]} */
+  const item = (label, bytes, colour, dash) => (bytes === null ? [] : [{ label, value: formatBytes(bytes), colour, dash }]);
+  const pooled = now.pool_bytes !== null;
+  return [
+    ...item(STRINGS.readout.tensors, now.allocated_bytes, "gpu"),
+    ...item(STRINGS.readout.tensorsPeak, now.allocated_peak_bytes),
+    ...item(STRINGS.readout.pool, now.pool_bytes, "pool"),
+    ...item(STRINGS.readout.process, now.process_bytes, pooled ? undefined : "pool"),
+    ...(pooled ? item(STRINGS.readout.others, now.others_bytes) : []),
+    ...item(STRINGS.readout.inUse, now.used_bytes, "ink-3"),
+    ...item(STRINGS.readout.total, now.total_bytes, "limit"),
+    ...(now.utilization_percent === null ? [] : [{ label: STRINGS.readout.busy, value: formatPercent(now.utilization_percent / 100) }]),
+    ...(now.ecc_errors ? [{ label: STRINGS.readout.ecc, value: formatCount(now.ecc_errors) }] : []),
+  ];
 }
 
 /**
@@ -121,8 +183,8 @@ function gpu(series, row) {
  * @param {number} row
  */
 function nearestKnown({ metrics, columns }, name, row) {
-  const last = metrics[name]?.last ?? [];
+  const known = metrics[name]?.max ?? [];
   let near = row;
-  while (near > 0 && last[near] === null && columns.kind[near] !== 0) near -= 1;
+  while (near > 0 && known[near] === null && columns.kind[near] !== 0) near -= 1;
   return near;
 }

@@ -2,19 +2,27 @@
 
 import { mountChart } from "./chart.js";
 import { mountControls } from "./controls.js";
+import { deviceOf, devicesOf, shareOf } from "./devices.js";
 import { h, setAttribute, setChildren, setText } from "./dom.js";
 import { mountFacts } from "./facts.js";
-import { formatAgo, formatSpan } from "./format.js";
+import { formatAgo, formatPercent, formatSpan } from "./format.js";
 import { mountGauge } from "./gauge.js";
+import { mountLimits } from "./limits.js";
+import { mountPicker } from "./picker.js";
+import { mountProcesses } from "./processes.js";
 import { rowAt } from "./readouts.js";
-import { evidenceOf, sentence } from "./sentence.js";
+import { atItsEnd } from "./reports.js";
+import { isPlainEnd, sentence, tighterOf } from "./sentence.js";
 import { length, xs } from "./series.js";
+import { chosen, hasBatches, inOrder, seenFrom, troubleOf, verdictOf } from "./sources.js";
 import { mountState } from "./state.js";
+import { hasEnded } from "./store.js";
 import { STRINGS } from "./strings.js";
+import { mountVerdict } from "./verdict.js";
 
 const T = STRINGS.run;
 /** @type {import("./chart.js").ChartName[]} */
-const CHARTS = ["memory", "duration", "faults", "swap", "gpu"];
+const CHARTS = ["memory", "duration", "faults", "swap", "pressure", "gpu"];
 
 /**
  * @typedef {import("./types.js").RunDetail} RunDetail
@@ -30,14 +38,19 @@ const CHARTS = ["memory", "duration", "faults", "swap", "gpu"];
  */
 export function mountRun(root, { emit, frames, onReady }) {
   const state = mountState();
+  setAttribute(state.element, "role", "status");
   const meta = h("span", { class: "run-meta", "data-testid": "meta" });
   const said = h("h1", { class: "run-sentence", "data-testid": "sentence" }, T.loading);
   const more = h("details", { class: "run-more" }, h("summary", {}, T.whole), h("pre", {}));
   more.hidden = true;
-  const why = h("p", { class: "run-why", "data-testid": "evidence", hidden: "" });
-  const source = /** @type {HTMLSelectElement} */ (h("select", { class: "run-source", "aria-label": T.source, "data-testid": "source", onchange: () => emit({ type: "source", id: source.value }) }));
+  const rest = h("p", { class: "run-rest", "data-testid": "rest", hidden: "" });
+  const verdict = h("section", { class: "verdict" });
+  const source = /** @type {HTMLSelectElement} */ (h("select", { class: "run-source", "aria-label": STRINGS.source.label, "data-testid": "source", onchange: () => emit({ type: "source", id: source.value }) }));
   const gauge = h("div", { class: "gauge" });
+  const limits = h("section", { class: "limits" });
   const facts = h("dl", { class: "facts" });
+  const processes = h("section", { class: "processes card" });
+  const devices = h("div", { class: "controls-segment chart-devices", "data-testid": "devices" });
   const controls = h("div", { class: "controls" });
   const charts = CHARTS.map((name) => mountChart(name, {
     frames, onDrawn: onReady,
@@ -49,15 +62,20 @@ export function mountRun(root, { emit, frames, onReady }) {
   }));
   const [memory, ...others] = charts;
   memory.head.append(controls);
+  const [duration, faults, pressure, gpu] = ["duration", "faults", "pressure", "gpu"].map((name) => charts[CHARTS.indexOf(/** @type {any} */ (name))]);
+  gpu.head.append(devices);
   const parts = {
-    gauge: mountGauge(gauge), facts: mountFacts(facts),
+    gauge: mountGauge(gauge), limits: mountLimits(limits), facts: mountFacts(facts), verdict: mountVerdict(verdict),
+    processes: mountProcesses(processes),
+    devices: mountPicker(devices, STRINGS.chart.devices, (device) => emit({ type: "device", device })),
     controls: mountControls(controls, {
       onX: (axis) => emit({ type: "x", axis }), onWindow: (name) => emit({ type: "window", name }),
       onFollow: () => emit({ type: "follow" }), onAll: () => emit({ type: "all" }),
     }),
   };
-  const top = h("div", { class: "run-top" }, h("div", { class: "run-line" }, state.element, meta, source), said, why, more);
-  const page = h("div", { class: "run-page" }, top, gauge, facts, memory.element, h("div", { class: "run-charts" }, ...others.map((chart) => chart.element)));
+  const top = h("div", { class: "run-top" }, h("div", { class: "run-line" }, state.element, meta, source), said, rest, more);
+  const grid = h("div", { class: "run-charts" }, ...others.map((chart) => chart.element), processes);
+  const page = h("div", { class: "run-page" }, top, verdict, gauge, limits, facts, memory.element, grid);
   const problem = mountProblem();
   root.append(page, problem.element);
   /** @type {RunPage | null} */
@@ -108,6 +126,7 @@ export function mountRun(root, { emit, frames, onReady }) {
       setAttribute(page, "data-loading", run.detail ? null : "");
       if (run.detail) updateTop(run.detail, now_ms);
       updateSources(source, run);
+      updateDetails(run);
       parts.controls.update(run);
       for (const chart of charts) chart.update(run, palette);
     },
@@ -122,18 +141,82 @@ export function mountRun(root, { emit, frames, onReady }) {
    * @param {number} now_ms
    */
   function updateTop(detail, now_ms) {
-    const { text, more: whole } = sentence(detail, now_ms);
-    state.update(detail);
-    setText(meta, metaOf(detail, now_ms));
-    setText(said, text);
-    const evidence = evidenceOf(detail);
-    why.hidden = evidence === null;
-    setText(why, evidence ?? "");
+    const own = chosen(detail, run?.source ?? null);
+    const seen = seenFrom(detail, run?.source ?? null);
+    const trouble = troubleOf(detail);
+    const { text, rest: following, more: whole } = sentence(seen, now_ms, trouble);
+    const verdict = isPlainEnd(detail) ? null : verdictOf(detail, run?.source ?? null);
+    const tight = following === null ? tighter(detail, run?.source ?? null) : following;
+    state.update(detail, trouble?.kind ?? null);
+    setText(meta, metaOf(seen, now_ms));
+    if (said.textContent !== text) said.replaceChildren(...unbroken(text));
+    rest.hidden = tight === null;
+    setText(rest, tight ?? "");
     more.hidden = whole === null;
     setText(more.children[1], whole ?? "");
-    parts.gauge.update(detail);
-    parts.facts.update(detail, run?.series ?? null);
+    const whose = verdict?.source !== detail.verdict?.source ? detail.sources_detail.find((one) => one.id === verdict?.source) : undefined;
+    parts.verdict.update(verdict, whose ? STRINGS.source.short(whose.host, whose.rank) : null);
+    parts.gauge.update(atItsEnd(seen, verdict, own?.id ?? null), trouble?.kind === "critical" && trouble.source.id === own?.id);
+    parts.facts.update(seen, run?.series ?? null, hasBatches(own));
   }
+
+  /** @param {RunPage} now */
+  function updateDetails({ detail, series, source: id, device }) {
+    const own = chosen(detail, id);
+    // An end leaves the last status behind: what was alive then is the report's to tell.
+    const status = own && !hasEnded(own) ? own.status : null;
+    parts.limits.update(own?.status ?? null);
+    parts.processes.update(status, series?.ticks.metrics["tree_pss_bytes"]?.last.findLast((value) => value !== null) ?? null);
+    const batches = hasBatches(own);
+    duration.element.hidden = !batches;
+    memory.setNote(batches ? STRINGS.chart.memory.note : STRINGS.chart.rss);
+    faults.setNote(batches ? STRINGS.chart.faults.note : STRINGS.chart.perTick);
+    pressure.setNote(whosePressure(own?.status?.pressure ?? null));
+    const options = series ? devicesOf(series) : [];
+    parts.devices.update(options.map((gpu) => deviceOption(gpu, own)), series ? (deviceOf(series, device)?.device ?? null) : null);
+    const shown = own?.gpus?.find((one) => one.device === (series && deviceOf(series, device)?.device));
+    gpu.setNote(shown ? [shown.name, shown.instance].filter(Boolean).join(" · ") : "");
+  }
+}
+
+/**
+ * A text with its figures kept whole: no line ends between a number and its unit.
+ *
+ * @param {string} text
+ */
+function unbroken(text) {
+  return text.split(/(\d[\d.,]* (?:[KMGTP]iB|B|%|s|min|h|d)(?![\p{L}\d]))/u).map((part, index) => (index % 2 ? h("span", { class: "run-figure" }, part) : document.createTextNode(part)));
+}
+
+/**
+ * What is to say of another source than the one that is shown: that it has less left.
+ *
+ * @param {RunDetail} detail
+ * @param {string | null} shown
+ */
+function tighter({ tightest, state, main_source }, shown) {
+  if (!tightest || hasEnded({ state }) || tightest.id === (shown ?? main_source)) return null;
+  const said = tighterOf(tightest);
+  return `${said[0].toUpperCase()}${said.slice(1)}.`;
+}
+
+/** @param {string | null} pressure */
+function whosePressure(pressure) {
+  const words = STRINGS.chart.pressureOf;
+  return pressure === null ? words.unknown : pressure === "system" ? words.system : words.cgroup;
+}
+
+/**
+ * @param {import("./types.js").GpuColumns} gpu
+ * @param {import("./types.js").SourceDetail | null} source
+ */
+function deviceOption(gpu, source) {
+  const share = shareOf(gpu);
+  const known = source?.gpus?.find((one) => one.device === gpu.device);
+  return {
+    value: gpu.device, title: [known?.name, known?.instance].filter(Boolean).join(" · "),
+    text: share === null ? STRINGS.chart.device(gpu.device) : STRINGS.chart.deviceShare(gpu.device, formatPercent(share)),
+  };
 }
 
 /**
@@ -157,14 +240,23 @@ function metaOf(detail, now_ms) {
  * @param {RunPage} run
  */
 function updateSources(select, { detail, source }) {
-  const sources = detail?.sources_detail ?? [];
+  const sources = detail ? inOrder(detail) : [];
   select.hidden = sources.length < 2;
   const key = sources.map((one) => one.id).join(" ");
   if (select.dataset["key"] !== key) {
     select.dataset["key"] = key;
-    setChildren(select, sources.map((one) => h("option", { value: one.id }, T.sourceOf(one.host, one.pid, one.rank))));
+    setChildren(select, sources.map((one) => h("option", { value: one.id }, labelOf(one, one.id === detail?.main_source))));
   }
   if (source !== null && select.value !== source) select.value = source;
+}
+
+/**
+ * @param {import("./types.js").SourceDetail} source
+ * @param {boolean} main
+ */
+function labelOf({ host, pid, rank, kind }, main) {
+  const words = /** @type {Record<string, string>} */ (STRINGS.source.kind);
+  return STRINGS.source.of(host, pid, rank, words[kind] ?? kind ?? "", main);
 }
 
 function mountProblem() {

@@ -3,7 +3,7 @@
 import { h, setAttribute, setChildren, setText } from "./dom.js";
 import { mountEmpty } from "./empty.js";
 import { formatAgo, formatBytes, formatCount, formatOrdinal, formatPercent } from "./format.js";
-import { hasLittleFree } from "./sentence.js";
+import { hasLittleFree, tighterOf } from "./sentence.js";
 import { mountState } from "./state.js";
 import { hasEnded, visibleRuns } from "./store.js";
 import { STRINGS } from "./strings.js";
@@ -99,13 +99,15 @@ function mountRow(id) {
   const state = mountState();
   const project = h("span", { class: "runs-project" });
   const name = h("strong", {});
+  const sources = h("small", { class: "runs-sources" });
   const link = h("a", { href: `/runs/${encodeURIComponent(id)}`, "data-testid": "run-link" }, project, name);
+  const tighter = h("span", { class: "runs-tighter", "data-testid": "tighter" });
   const [host, progress, rss, seen] = ["host", "progress", "rss right", "seen right"].map((cell) => h("td", { class: `runs-${cell}` }));
   const free = h("span", {});
   const fill = h("i", {});
   const meter = h("span", { class: "runs-meter", "aria-hidden": "true" }, fill);
   const element = h("tr", { "data-run": id, "data-testid": "run" },
-    h("td", { class: "runs-state" }, state.element), h("td", { class: "runs-run" }, link), host, progress, rss,
+    h("td", { class: "runs-state" }, state.element), h("td", { class: "runs-run" }, h("div", {}, link, sources), tighter), host, progress, rss,
     h("td", { class: "runs-headroom right" }, free, meter), seen);
 
   return {
@@ -120,6 +122,10 @@ function mountRow(id) {
       setText(project, run.project);
       setText(name, run.name);
       setAttribute(link, "title", `${run.project} / ${run.name}`);
+      setText(sources, run.sources > 1 ? T.sources(run.sources) : "");
+      const tight = hasEnded(run) ? null : run.tightest;
+      tighter.hidden = !tight;
+      setText(tighter, tight ? tighterOf(tight) : "");
       setText(host, run.host);
       setAttribute(host, "title", run.host);
       setText(progress, progressOf(run));
@@ -134,6 +140,7 @@ function mountRow(id) {
     const share = run.limit_bytes && run.working_set_bytes !== null ? run.working_set_bytes / run.limit_bytes : null;
     setText(free, headroomOf(run.headroom_bytes));
     setAttribute(element, "data-little", hasLittleFree(run) ? "" : null);
+    setAttribute(element, "data-tight", !hasEnded(run) && hasLittleFree(run.tightest) ? "" : null);
     meter.style.visibility = share === null ? "hidden" : "visible";
     fill.style.width = `${Math.min(100, (share ?? 0) * 100).toFixed(1)}%`;
     setAttribute(meter, "title", share === null ? null : T.used(formatPercent(share)));

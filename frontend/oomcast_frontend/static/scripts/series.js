@@ -6,26 +6,35 @@
  * @typedef {import("./types.js").Column} Column
  * @typedef {import("./types.js").RowsMessage} RowsMessage
  * @typedef {import("./types.js").GpuColumns} GpuColumns
+ * @typedef {import("./types.js").Ticks} Ticks
  */
 
 const BATCH = 0;
-const GPU_COLUMNS = /** @type {const} */ (["batch", "used_bytes", "total_bytes", "process_bytes", "utilization_percent"]);
+const GPU_COLUMNS = /** @type {const} */ ([
+  "batch", "used_bytes", "total_bytes", "process_bytes", "utilization_percent", "reserved_bytes", "allocated_bytes",
+  "allocated_peak_bytes", "pool_bytes", "allocator_limit_bytes", "ecc_errors",
+]);
 
 /**
  * @param {any} answer of `GET /api/runs/{id}/series`
  * @returns {Series}
  */
 export function fromAnswer(answer) {
-  /** @type {Object<string, Metric>} */
-  const metrics = {};
-  for (const [name, metric] of Object.entries(answer.metrics)) {
-    const { last, min, max } = /** @type {Partial<Metric> & {last: Column}} */ (metric);
-    metrics[name] = { last, min: min ?? last, max: max ?? last };
-  }
+  const { columns, metrics = {} } = answer.ticks ?? {};
   return {
     source: answer.source, x: answer.x, bucket: answer.bucket, watermark: answer.watermark ?? -1,
-    columns: answer.columns, metrics, gpus: answer.gpus ?? [],
+    columns: answer.columns, metrics: spans(answer.metrics),
+    ticks: { columns: columns ?? { batch: [], time_ms: [], seq: [] }, metrics: spans(metrics) },
+    gpus: (answer.gpus ?? []).map(whole),
   };
+}
+
+/**
+ * @param {Object<string, any>} given
+ * @returns {Object<string, Metric>}
+ */
+function spans(given) {
+  return Object.fromEntries(Object.entries(given).map(([name, { last, min, max }]) => [name, { last, min: min ?? last, max: max ?? last }]));
 }
 
 /** @param {Series} series */
@@ -52,8 +61,9 @@ export function xs(series) {
 export function append(series, message) {
   const keep = newRows(series, message);
   const watermark = Math.max(series.watermark, message.to_seq);
-  const gpus = appendGpus(series.gpus, message.gpus ?? []);
-  if (keep.length === 0) return { ...series, gpus, watermark };
+  const gpus = appendGpus(series.gpus, (message.gpus ?? []).map(whole));
+  const ticks = appendTicks(series.ticks, message.ticks);
+  if (keep.length === 0) return { ...series, ticks, gpus, watermark };
   /** @type {any} */
   const columns = {};
   for (const [name, column] of Object.entries(series.columns)) {
@@ -65,7 +75,37 @@ export function append(series, message) {
   for (const [name, metric] of Object.entries(series.metrics)) {
     metrics[name] = grown(metric, keep.map((row) => message.metrics[name]?.[row] ?? null));
   }
-  return { ...series, columns, metrics, gpus, watermark };
+  return { ...series, columns, metrics, ticks, gpus, watermark };
+}
+
+/**
+ * @param {Ticks} ticks
+ * @param {RowsMessage["ticks"] | undefined} more
+ * @returns {Ticks}
+ */
+function appendTicks(ticks, more) {
+  const newest = ticks.columns.seq.at(-1) ?? -1;
+  const seqs = more?.columns["seq"] ?? [];
+  const keep = [...seqs.keys()].filter((row) => Number(seqs[row]) > newest);
+  if (!more || keep.length === 0) return ticks;
+  const pick = (/** @type {Column | undefined} */ column) => keep.map((row) => column?.[row] ?? null);
+  const { batch, time_ms, seq } = ticks.columns;
+  const columns = {
+    batch: batch.concat(pick(more.columns["batch"])),
+    time_ms: time_ms.concat(pick(more.columns["time_ms"]).map(Number)), seq: seq.concat(pick(seqs).map(Number)),
+  };
+  const names = new Set([...Object.keys(ticks.metrics), ...Object.keys(more.metrics)]);
+  const before = (/** @type {string} */ name) => ticks.metrics[name] ?? hollow(seq.length);
+  return { columns, metrics: Object.fromEntries([...names].map((name) => [name, grown(before(name), pick(more.metrics[name]))])) };
+}
+
+/**
+ * @param {number} count
+ * @returns {Metric}
+ */
+function hollow(count) {
+  const last = Array(count).fill(null);
+  return { last, min: last, max: last };
 }
 
 /**
@@ -111,20 +151,40 @@ function appendGpus(gpus, more) {
 }
 
 /**
- * GPU readings carry no seq, so those that are not newer than the last one are the repeats.
+ * GPU readings carry no seq, so those that are not newer than the last one of their kind are the repeats: a batch's may
+ * come a little after a tick that was taken later.
  *
  * @param {GpuColumns} old
  * @param {GpuColumns} fresh
  * @returns {GpuColumns}
  */
 function joinGpu(old, fresh) {
-  const newest = old.time_ms.at(-1) ?? -Infinity;
-  const first = fresh.time_ms.findIndex((time) => time > newest);
-  if (first < 0) return old;
+  const newest = new Map([true, false].map((kind) => [kind, old.time_ms[old.time_ms.findLastIndex((_, row) => isOfDevice(old, row) === kind)] ?? -Infinity]));
+  const keep = [...fresh.time_ms.keys()].filter((row) => fresh.time_ms[row] > (newest.get(isOfDevice(fresh, row)) ?? -Infinity));
+  if (keep.length === 0) return old;
   /** @type {GpuColumns} */
-  const joined = { ...old, time_ms: old.time_ms.concat(fresh.time_ms.slice(first)) };
-  for (const name of GPU_COLUMNS) joined[name] = old[name].concat(fresh[name].slice(first));
+  const joined = { ...old, time_ms: old.time_ms.concat(keep.map((row) => fresh.time_ms[row])) };
+  for (const name of GPU_COLUMNS) joined[name] = old[name].concat(keep.map((row) => fresh[name][row]));
   return joined;
+}
+
+/**
+ * Whether a reading is NVML's (of the device), else the allocator's.
+ *
+ * @param {GpuColumns} gpu
+ * @param {number} row
+ */
+function isOfDevice({ used_bytes, total_bytes }, row) {
+  return used_bytes[row] !== null || total_bytes[row] !== null;
+}
+
+/**
+ * @param {any} gpu
+ * @returns {GpuColumns} with every column, also those that an older server doesn't send
+ */
+function whole(gpu) {
+  const columns = GPU_COLUMNS.map((name) => [name, gpu[name] ?? Array(gpu.time_ms.length).fill(null)]);
+  return { device: gpu.device, time_ms: gpu.time_ms, ...Object.fromEntries(columns) };
 }
 
 /**

@@ -6,6 +6,7 @@
  */
 
 import { append, fromAnswer, length, nearest, windowStart, xs } from "./series.js";
+import { chosen, hasBatches, heard, isNews, merged } from "./sources.js";
 
 /**
  * @typedef {import("./types.js").RunSummary} RunSummary
@@ -27,7 +28,8 @@ import { append, fromAnswer, length, nearest, windowStart, xs } from "./series.j
  * @property {RunDetail | null} detail
  * @property {number} detailGeneration
  * @property {"unknown" | "failed" | null} problem
- * @property {string | null} source the one that is drawn; null until the server names its first
+ * @property {string | null} source the one that is drawn; null until the server names its main one
+ * @property {number | null} device the GPU that is drawn; null: the first
  * @property {View} view
  * @property {Series | null} series
  * @property {Request} request
@@ -83,7 +85,7 @@ export function routeOf(path) {
  */
 function runPage(id, x) {
   return {
-    id, detail: null, detailGeneration: 1, problem: null, source: null,
+    id, detail: null, detailGeneration: 1, problem: null, source: null, device: null,
     view: { x, range: null, window: "all", follow: true },
     series: null, request: { generation: 1, from: null, to: null }, loading: true, seriesFailed: false,
     pending: [], liveSeq: null,
@@ -111,7 +113,8 @@ const REDUCERS = {
   all: onRun((run) => requested({ ...run, view: { ...run.view, range: null, window: "all", follow: true } })),
   window: onRun((run, { name }) => requested({ ...run, view: { ...run.view, range: null, window: name, follow: true } })),
   x: onRun((run, { axis }) => (axis === run.view.x ? run : requested({ ...run, view: turned(run, axis) }))),
-  source: onRun((run, { id }) => (id === run.source ? run : requested({ ...run, source: id, series: null }))),
+  source: onRun((run, { id }) => (id === run.source ? run : requested({ ...run, source: id, series: null, device: null }))),
+  device: onRun((run, { device }) => ({ ...run, device })),
 };
 
 /**
@@ -120,7 +123,17 @@ const REDUCERS = {
  * @returns {State}
  */
 export function reduce(state, action) {
-  return REDUCERS[action.type]?.(state, action) ?? state;
+  const next = REDUCERS[action.type]?.(state, action) ?? state;
+  return next.run && hasOnlyTime(next.run) ? { ...next, run: requested({ ...next.run, view: turned(next.run, "time") }) } : next;
+}
+
+/**
+ * Whether batches are asked for where there are none to see: then time is the only axis.
+ *
+ * @param {RunPage} run
+ */
+function hasOnlyTime({ detail, source, view, loading }) {
+  return view.x === "batch" && !loading && source !== null && !hasBatches(chosen(detail, source));
 }
 
 /**
@@ -163,7 +176,7 @@ function withRuns(state, { runs, snapshot }) {
   return { ...state, runs: list, runsFailed: false, run: run && own ? withSummary(run, own) : run };
 }
 
-/** @param {RunSummary} run */
+/** @param {{state: string}} run */
 export function hasEnded(run) {
   return run.state !== "live" && run.state !== "silent";
 }
@@ -194,7 +207,10 @@ export function visibleRuns(state) {
  * @returns {RunPage}
  */
 function withSummary(run, summary) {
-  if (run.detail) return { ...run, detail: { ...run.detail, ...summary } };
+  if (run.detail) {
+    const detailGeneration = run.detailGeneration + Number(isNews(run.detail, summary));
+    return { ...run, detail: merged(run.detail, summary), detailGeneration };
+  }
   return run.problem === "unknown" ? refetched({ ...run, problem: null }) : run;
 }
 
@@ -268,7 +284,7 @@ function withRows(state, message) {
   const run = state.run;
   if (!run || message.run !== run.id) return state;
   const known = withSummary(run, message.summary);
-  const detail = known.detail && { ...known.detail, events: joinEvents(known.detail.events, message.events ?? []) };
+  const detail = known.detail && heard({ ...known.detail, events: joinEvents(known.detail.events, message.events ?? []) }, message);
   return { ...state, run: followed({ ...known, detail }, message) };
 }
 
@@ -280,7 +296,7 @@ function withRows(state, message) {
  * @returns {RunPage}
  */
 function followed(run, message) {
-  if (run.source === null && !run.loading) return requested({ ...run, source: message.source });
+  if (run.source === null && !run.loading) return requested({ ...run, source: message.summary.main_source ?? message.source });
   if (run.source !== null && message.source !== run.source) return run;
   if (run.loading) return waiting(run, message);
   if (!run.series || isHole(run, message)) {

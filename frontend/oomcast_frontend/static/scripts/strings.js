@@ -8,8 +8,9 @@ export const STRINGS = {
   skip: "Skip to content",
 
   state: { live: "live", silent: "silent", finished: "finished", stopped: "stopped", failed: "failed", died: "died" },
-  outOfMemory: "out of memory",
-  shape: { live: "●", silent: "◌", finished: "○", stopped: "□", failed: "✕", died: "✕" },
+  ending: { "oom killed": "out of memory", "allocation failed": "allocation failed", crashed: "crashed", killed: "killed", vanished: "vanished" },
+  trouble: { critical: "critical", hung: "hung", lost: "live, one lost" },
+  shape: { live: "●", silent: "◌", finished: "○", stopped: "□", failed: "✕", died: "✕", critical: "■", hung: "▬", lost: "✕" },
   phase: {
     idle: "between fits", train: "training", validation: "validation", test: "evaluating", predict: "predicting",
   },
@@ -38,6 +39,9 @@ export const STRINGS = {
     over: (/** @type {string} */ bytes) => `${bytes} over`,
     noLimit: "no limit known",
     used: (/** @type {string} */ percent) => `${percent} of the limit in use`,
+    sources: (/** @type {number} */ count) => `${count} sources`,
+    tighter: (/** @type {string} */ who, /** @type {string} */ percent) => `${who} is tighter: ${percent} free`,
+    tighterOver: (/** @type {string} */ who) => `${who} is over its limit`,
   },
 
   empty: {
@@ -65,9 +69,14 @@ export const STRINGS = {
     nowhere: "There is nothing at this address.",
     whole: "The whole message",
     toRuns: "All runs",
-    source: "source",
-    sourceOf: (/** @type {string} */ host, /** @type {number} */ pid, /** @type {number | null} */ rank) =>
-      rank === null ? `${host} · pid ${pid}` : `rank ${rank} · ${host} · pid ${pid}`,
+  },
+
+  source: {
+    label: "source",
+    of: (/** @type {string} */ host, /** @type {number} */ pid, /** @type {number | null} */ rank, /** @type {string} */ kind, /** @type {boolean} */ main) =>
+      [rank === null ? null : `rank ${rank}`, host, `pid ${pid}`, kind || null, main ? "main" : null].filter(Boolean).join(" · "),
+    short: (/** @type {string} */ host, /** @type {number | null} */ rank) => (rank === null ? host : `rank ${rank} on ${host}`),
+    kind: { callback: "", watch: "own loop", run: "oomcast run", attach: "attached" },
   },
 
   sentence: {
@@ -84,7 +93,12 @@ export const STRINGS = {
     failed: (/** @type {string} */ what) => `Failed: ${what}`,
     failedBare: "Failed.",
     stopped: "Stopped by its user.",
-    because: (/** @type {string} */ evidence) => `Evidence: ${evidence}.`,
+    hung: (/** @type {string} */ span) => `Hung: no batch has ended for ${span}, and nothing is computed.`,
+    critical: (/** @type {string} */ left, /** @type {string} */ limit, /** @type {boolean} */ peak) => `Critical: ${left} of ${limit} free${peak ? " at the peak of a batch" : ""}.`,
+    criticalOver: (/** @type {string} */ over, /** @type {string} */ limit, /** @type {boolean} */ peak) =>
+      peak ? `Critical: a batch's peak goes ${over} beyond the limit of ${limit}.` : `Critical: ${over} over the limit of ${limit}.`,
+    criticalBare: "Memory is critical.",
+    of: (/** @type {string} */ who, /** @type {string} */ text) => `${who[0].toUpperCase()}${who.slice(1)}: ${text}`,
     died: (/** @type {string | null} */ batch, /** @type {string | null} */ free) =>
       `Died without a word${batch === null ? " before the first batch" : ` at batch ${batch}`}${free === null ? "" : `, with ${free} free`}.`,
   },
@@ -100,6 +114,45 @@ export const STRINGS = {
     other: (/** @type {string} */ bytes) => `others and caches under the same limit ${bytes}`,
     peak: (/** @type {string} */ bytes) => `largest peak ${bytes}`,
     label: "Headroom",
+  },
+
+  limits: {
+    heading: "Limits",
+    binds: "binds",
+    of: (/** @type {string} */ used, /** @type {string} */ limit) => `${used} of ${limit}`,
+    more: (/** @type {number} */ count) => `Show all ${count}`,
+    fewer: "Show the tightest",
+  },
+
+  processes: {
+    heading: "Processes",
+    caption: "The training's processes and others under the same limit",
+    columns: { name: "name", pid: "pid", rss: "RSS", swap: "swap" },
+    role: { training: "training", child: "child", other: "not of the training" },
+    total: (/** @type {number} */ count) => (count === 1 ? "1 child" : `${count} children together`),
+    together: (/** @type {string} */ pss) => `Training and children hold ${pss}, with shared pages counted once.`,
+    more: (/** @type {number} */ count) => `Show all ${count}`,
+    fewer: "Show the largest",
+  },
+
+  verdict: {
+    label: "Verdict",
+    grade: { confirmed: "confirmed", probable: "probable", unknown: "cause not known" },
+    kernel: "confirmed by the kernel",
+    inferred: "inferred by the server",
+    afterwards: "put together afterwards",
+    shape: { confirmed: "✓", probable: "≈", unknown: "?" },
+    evidence: "Evidence",
+    advice: "What to do",
+    processes: "Biggest processes under the limit",
+    facts: {
+      used: "in use at its end", peak: "peak of the last minute", growth: "growth per batch", reached: "reached",
+      assessment: "last assessment",
+    },
+    usedOf: (/** @type {string} */ used, /** @type {string} */ limit) => `${used} of ${limit}`,
+    epoch: (/** @type {string} */ epoch) => `epoch ${epoch}`,
+    batch: (/** @type {string} */ batch) => `batch ${batch}`,
+    grew: (/** @type {string} */ bytes) => `+${bytes}`,
   },
 
   facts: {
@@ -118,7 +171,8 @@ export const STRINGS = {
     memory: { title: "Memory", note: "RSS and its peak inside each batch" },
     duration: { title: "Batch duration", note: "" },
     faults: { title: "Page faults", note: "per batch" },
-    swap: { title: "Swap", note: "of this process" },
+    swap: { title: "Swap", note: "in use, and moved in and out" },
+    pressure: { title: "Pressure", note: "" },
     gpu: { title: "GPU memory", note: "" },
     label: (/** @type {string} */ title) => `${title} chart. Left and right arrows move the crosshair, plus and minus zoom, 0 shows all.`,
     hint: "Drag to zoom, double-click to show all",
@@ -131,6 +185,17 @@ export const STRINGS = {
     noSwap: "Swap can't be read on this machine.",
     noFaults: "Page faults can't be counted on this machine.",
     noGpu: "No GPU seen.",
+    noPressure: "This system has no PSI, so how long tasks wait for memory can't be told.",
+    noTicks: "Waiting for the first sample…",
+    rss: "RSS",
+    perTick: "since the sample before",
+    pressureOf: {
+      system: "waiting for memory (the whole system's PSI)", cgroup: "waiting for memory (this cgroup's PSI)", unknown: "waiting for memory (PSI)",
+    },
+    device: (/** @type {number} */ device) => `GPU ${device}`,
+    deviceShare: (/** @type {number} */ device, /** @type {string} */ share) => `GPU ${device} · ${share}`,
+    devices: "GPU",
+    cap: (/** @type {string} */ bytes) => `framework's cap · ${bytes}`,
     noPlotly: "The charts could not be loaded: reload the page.",
     limit: (/** @type {string} */ kind, /** @type {string} */ bytes) => `${kind} · ${bytes}`,
     limitAbove: (/** @type {string} */ kind, /** @type {string} */ bytes) => `↑ ${kind} · ${bytes}`,
@@ -142,13 +207,19 @@ export const STRINGS = {
 
   readout: {
     batch: "batch", time: "", epoch: "epoch", rss: "RSS", peak: "peak", workingSet: "working set", limit: "limit", swap: "swap",
-    minor: "minor", major: "major", duration: "", used: "in use", process: "this process", total: "total", slowest: "slowest",
-    gpu: (/** @type {number} */ device) => `GPU ${device}`,
+    anonymous: "anonymous", children: (/** @type {number | null} */ count) => (count === 1 ? "1 child" : count === null ? "children" : `${count} children`),
+    together: "together", minor: "minor", major: "major", duration: "", slowest: "slowest",
+    process: "this process", childrenOnly: "children", swapIn: "in", swapOut: "out", host: "whole host",
+    some: "some task", full: "all tasks", refaults: "refaults", perSecond: (/** @type {string} */ count) => `${count}/s`,
+    tensors: "tensors", tensorsPeak: "peak", pool: "allocator's pool", inUse: "device in use", others: "other use", total: "device total",
+    busy: "busy", ecc: "ECC errors",
     upTo: (/** @type {string} */ value) => `up to ${value}`,
   },
 
   event: {
     notice: "Notice", exception: "Exception", end: "End", limit: "Limit changed", gap: "Samples lost",
+    child: "Child ended", hang: "Hung", resume: "Went on", agent: "Agent replaced", critical: "Critical", clear: "Clear again",
+    action: "Acted", gpu_fault: "GPU fault",
     text: (/** @type {string} */ what, /** @type {string} */ detail) => (detail ? `${what}: ${detail}` : what),
     several: (/** @type {number} */ count) => `${count} events`,
   },

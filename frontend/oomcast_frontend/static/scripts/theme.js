@@ -3,6 +3,7 @@
 const KEY = "oomcast.theme";
 const COLOURS = [
   "ink", "ink-2", "ink-3", "grid", "rss", "peak", "swap", "major", "minor", "gpu", "time", "stall", "limit",
+  "children", "some", "pool", "swap-out",
 ];
 
 /** @returns {"light" | "dark"} */

@@ -88,6 +88,27 @@ export function countTicks(top, count = 3) {
 }
 
 /**
+ * @param {number} top bytes for each second
+ * @param {number} [count]
+ * @returns {Ticks}
+ */
+export function rateTicks(top, count = 3) {
+  const { values, texts } = byteTicks(0, top, count);
+  return { values, texts: texts.map((text) => (text === "0" ? text : `${text}/s`)) };
+}
+
+/**
+ * @param {number} top 0 to 1
+ * @param {number} [count]
+ * @returns {Ticks}
+ */
+export function shareTicks(top, count = 3) {
+  const values = multiples(decimalStep(Math.max(top, 0.001), count), 0, top);
+  const format = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
+  return { values, texts: values.map((value) => (value === 0 ? "0" : `${format.format(value * 100)} %`)) };
+}
+
+/**
  * @param {number} top nanoseconds
  * @param {number} [count]
  * @returns {Ticks}
