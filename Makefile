@@ -8,10 +8,11 @@ PIP      := $(BIN)/python -m pip install --quiet --disable-pip-version-check --n
 PYTHON   ?=
 SCENARIO ?= healthy
 ARGS     ?=
+N        ?= 100
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all lint wheel bench clean
+.PHONY: help demo test test-all lint wheel bench torture clean
 
 help:  ## Say what there is to make
 	@echo "make demo [SCENARIO=healthy|leak|epoch-leak|validation-spike|cache-fill|swap] [ARGS=--no-browser]"
@@ -40,6 +41,9 @@ wheel: $(VENV)/.base  ## Build the wheel into dist/ and try it where there is no
 
 bench: $(VENV)/.bench  ## Measure what the callback costs per batch
 	@exec $(BIN)/python tests/benchmark/bench_callback.py $(ARGS)
+
+torture: $(VENV)/.test  ## Kill server, agents and trainings again and again, N=100 times each, and count what is lost
+	@exec $(BIN)/python -m tests.torture -n $(N) $(ARGS)
 
 clean:  ## Remove what was made here
 	rm -rf $(VENV) .venvs dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis test-output
