@@ -22,7 +22,7 @@ def shown(setting: Setting) -> str:
         return "–"
     if isinstance(value, bool):
         return "1" if value else "0"
-    if setting.name == "journal_max":
+    if setting.name in ("journal_max", "ballast"):
         return f"{value >> 20}MiB"
     return str(value)
 
@@ -36,6 +36,7 @@ def row(setting: Setting, argument: bool) -> str:
 def rows() -> list[str]:
     """Every setting once: the callback side's, then what only the server has."""
     arguments = {"project", "run_name", "server", "tags", "sample_every", "mode"}
+    arguments |= {"on_critical", "critical_headroom", "checkpoint_dir", "ballast"}
     known = {setting.variable for setting in settings.TABLE}
     own = [setting for setting in server_settings.TABLE if setting.variable not in known]
     return [row(setting, setting.name in arguments) for setting in settings.TABLE] + [
