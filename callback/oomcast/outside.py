@@ -156,8 +156,6 @@ class Watcher:
         """Leave the agent to itself; wait for what it still delivers."""
         self._sidecar.let_go(max(0.0, wait_s))
         self._let_folder_go()
-        if self._sidecar.died:
-            remove_folder(self._folder)  # as it would have done itself
 
     def _let_folder_go(self) -> None:
         lock, self._hold = self._hold, None
