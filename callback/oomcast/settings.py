@@ -296,8 +296,13 @@ def _parse(setting: Setting, value: Any, from_code: bool) -> Any:
         return setting.parse(value)
     except (ValueError, TypeError, OverflowError) as error:
         where = setting.name if from_code else setting.variable
-        shown = "…" if setting.name == "token" else repr(value)
+        shown = "…" if setting.name == "token" or _may_be_secret(str(value)) else repr(value)
         raise SettingsError(f"{where}={shown} can't be used: {error}") from None
+
+
+def _may_be_secret(value: str) -> bool:
+    """Whether it may be an address with a password in it."""
+    return "@" in value or "password" in value.lower()
 
 
 def load(

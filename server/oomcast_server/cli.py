@@ -20,7 +20,8 @@ app = typer.Typer(
 
 Host = Annotated[Optional[str], typer.Option(help="Address to listen on [127.0.0.1].")]  # noqa: UP045 - read by typer
 Port = Annotated[Optional[int], typer.Option(help="Port to listen on; 0 picks a free one [6662].")]  # noqa: UP045
-Store = Annotated[Optional[str], typer.Option(help="SQLite file to keep the data in.")]  # noqa: UP045
+_STORE_HELP = "SQLite file to keep the data in, or postgresql://USER@HOST/DATABASE (the password in ~/.pgpass)."
+Store = Annotated[Optional[str], typer.Option(help=_STORE_HELP)]  # noqa: UP045
 Quiet = Annotated[
     bool, typer.Option("--quiet-if-running", help="Say nothing if an oomcast server listens there already.")
 ]

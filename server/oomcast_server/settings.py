@@ -12,6 +12,7 @@ from typing import Any
 from oomcast.errors import SettingsError
 from oomcast.places import Places, places, read_or_create_token
 from oomcast.settings import Setting, resolve
+from oomcast_server.store.address import parse_address, shown
 
 __all__ = ["TABLE", "ServerSettings", "load"]
 
@@ -34,9 +35,13 @@ def _port(value: Any) -> int:
 
 def _store(value: Any) -> str:
     text = str(value).strip()
+    if url := parse_address(text):
+        return url
     path = text.removeprefix("sqlite:///")
     if not path or "://" in path:
-        raise ValueError("expected the path of a SQLite file, or sqlite:///PATH")
+        raise ValueError(
+            "expected the path of a SQLite file, sqlite:///PATH or postgresql://USER:PASSWORD@HOST/DATABASE"
+        )
     return path
 
 
@@ -54,15 +59,44 @@ def _text(value: Any) -> str:
     return text
 
 
+def _days(value: Any) -> int:
+    days = int(value)
+    if not 0 <= days <= 36_500:
+        raise ValueError("expected a number of days, or 0 for ever")
+    return days
+
+
+def _viewers(value: Any) -> int:
+    viewers = int(value)
+    if not 1 <= viewers <= 100_000:
+        raise ValueError("expected a number of pages from 1 to 100000")
+    return viewers
+
+
 TABLE: tuple[Setting, ...] = (
     Setting("host", "OOMCAST_HOST", "127.0.0.1", "The address to listen on.", _host),
     Setting("port", "OOMCAST_PORT", 6662, "The port to listen on; 0 picks a free one.", _port),
-    Setting("store", "OOMCAST_STORE", None, "The SQLite file; `oomcast.db` in the data folder if empty.", _store),
+    Setting(
+        "store",
+        "OOMCAST_STORE",
+        None,
+        "The SQLite file (`oomcast.db` in the data folder if empty), or `postgresql://USER:PASSWORD@HOST/DATABASE`.",
+        _store,
+    ),
     Setting("home", "OOMCAST_HOME", None, "One folder for the token, journals and database.", str),
     Setting("token", "OOMCAST_TOKEN", None, "The server's token; made and kept in the config folder if empty.", _text),
     Setting(
         "allowed_hosts", "OOMCAST_ALLOWED_HOSTS", (), "More names that the server is reached by, with commas.", _hosts
     ),
+    Setting("full_days", "OOMCAST_FULL_DAYS", 30, "For how many days every sample is kept; 0 is for ever.", _days),
+    Setting(
+        "rollup_days",
+        "OOMCAST_ROLLUP_DAYS",
+        400,
+        "For how many days the rollups are kept that charts of older samples are made of; 0 is for ever.",
+        _days,
+    ),
+    Setting("viewers", "OOMCAST_VIEWERS", 2_000, "How many pages may be open at once; more must wait.", _viewers),
 )
 
 
@@ -72,10 +106,13 @@ class ServerSettings:
 
     host: str
     port: int
-    store: str | None
+    store: str | None = dataclasses.field(repr=False)  # it may hold a password
     home: str | None
     token: str | None = dataclasses.field(repr=False)
     allowed_hosts: tuple[str, ...]
+    full_days: int
+    rollup_days: int
+    viewers: int
     ssh_address: str | None = None  # this machine's address as the user's SSH client reached it
 
     @property
@@ -84,8 +121,18 @@ class ServerSettings:
         return places(self.home)
 
     @property
+    def postgres_url(self) -> str | None:
+        """Where the PostgreSQL is, its password included; None where the store is a SQLite file."""
+        return self.store if self.store and self.store.startswith("postgresql://") else None
+
+    @property
+    def store_shown(self) -> str:
+        """What the store is called in messages: no password is in it."""
+        return shown(self.postgres_url) if self.postgres_url else str(self.database)
+
+    @property
     def database(self) -> Path:
-        """The SQLite file."""
+        """The SQLite file, where the store is one."""
         return Path(self.store).expanduser() if self.store else self.places.data / "oomcast.db"
 
     def read_token(self) -> str:

@@ -15,6 +15,8 @@ from pathlib import Path
 import httpx
 import pytest
 from tests.server.parts import TOKEN, a_hello, wait_for
+from tests.server.postgres import empty_postgres_url, own_postgres, postgres, postgres_url
+from tests.server.stores import empty_address, store, store_address
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Origin
 
@@ -23,10 +25,14 @@ from oomcast_server.app import create_app
 from oomcast_server.assets import Assets
 from oomcast_server.auth import Gate, Secret
 from oomcast_server.listening import bind
-from oomcast_server.presence import VANISHED_AFTER_NS
+from oomcast_server.runs.presence import VANISHED_AFTER_NS
 from oomcast_server.serving import make_server
 from oomcast_server.settings import ServerSettings, load
-from oomcast_server.store.sqlite import SqliteStore
+from oomcast_server.store.base import Store
+from oomcast_server.store.opening import open_store
+
+# Fixtures of modules of their own.
+__all__ = ["empty_address", "empty_postgres_url", "own_postgres", "postgres", "postgres_url", "store", "store_address"]
 
 TEST_ASSETS = Assets(b"<!doctype html><title>shell</title>", {})
 
@@ -53,7 +59,7 @@ class Agent:
 class RunningServer:
     """A server in this process, on a thread of its own."""
 
-    def __init__(self, settings: ServerSettings, app: Gate, store: SqliteStore) -> None:
+    def __init__(self, settings: ServerSettings, app: Gate, store: Store) -> None:
         self.settings, self.app, self.store = settings, app, store
         listener = bind(settings, TOKEN)
         self.port: int = listener.getsockname()[1]
@@ -124,15 +130,15 @@ def make_running(tmp_path: Path) -> Iterator[Callable[..., RunningServer]]:
     with contextlib.ExitStack() as stack:
 
         def start(
-            database: Path | None = None,
+            database: Path | str | None = None,
             assets: Assets = TEST_ASSETS,
             wall_ns: Callable[[], int] = time.time_ns,
             vanished_after_ns: int = VANISHED_AFTER_NS,
             **given: object,
         ) -> RunningServer:
-            path = database or tmp_path / "data" / "oomcast.db"
-            settings = load({}, home=str(tmp_path), port=0, token=TOKEN, store=str(path), **given)
-            store = stack.enter_context(contextlib.closing(SqliteStore(path)))
+            address = str(database or tmp_path / "data" / "oomcast.db")
+            settings = load({}, home=str(tmp_path), port=0, token=TOKEN, store=address, **given)
+            store = stack.enter_context(contextlib.closing(open_store(settings)))
             server = RunningServer(settings, create_app(settings, store, wall_ns, assets, vanished_after_ns), store)
             stack.callback(server.stop)
             return server
@@ -142,7 +148,14 @@ def make_running(tmp_path: Path) -> Iterator[Callable[..., RunningServer]]:
 
 @pytest.fixture
 def server(make_running: Callable[..., RunningServer]) -> RunningServer:
+    """On SQLite; a module that takes `on_both_engines` has it once for each."""
     return make_running()
+
+
+@pytest.fixture
+def shared_server(make_running: Callable[..., RunningServer], store_address: str) -> RunningServer:
+    """Once for each engine."""
+    return make_running(database=store_address)
 
 
 class ServerProcess:

@@ -14,6 +14,7 @@ TOKEN = "t" * 43
 RUN = "runrunrun1"
 SOURCE = "sourcesource1"
 WALL_NS = 1_700_000_000_000_000_000
+NOW_NS = WALL_NS + 3_600_000_000_000
 
 
 def wait_for(condition: Callable[[], object], timeout_s: float = 20.0) -> None:

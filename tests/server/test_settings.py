@@ -32,6 +32,22 @@ def test_what_is_given_wins_over_the_environment() -> None:
 @pytest.mark.parametrize("store", ["/d/x.db", "sqlite:////d/x.db"])
 def test_a_store_is_a_path_or_a_sqlite_url(store: str) -> None:
     assert load({}, store=store).database == Path("/d/x.db")
+    assert load({}, store=store).postgres_url is None
+    assert load({}, store=store).store_shown == "/d/x.db"
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg"])
+def test_a_store_may_be_a_postgresql(scheme: str) -> None:
+    settings = load({}, store=f"{scheme}://me:secret@box:5433/oomcast?sslmode=require")
+    assert settings.postgres_url == "postgresql://me:secret@box:5433/oomcast?sslmode=require"
+    assert settings.store_shown == "postgresql://me@box:5433/oomcast"
+    assert "secret" not in repr(settings)
+
+
+def test_a_refused_store_does_not_show_its_password() -> None:
+    with pytest.raises(SettingsError) as refused:
+        load({"OOMCAST_STORE": "postgresql://me:secret@box"})
+    assert "secret" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +56,9 @@ def test_a_store_is_a_path_or_a_sqlite_url(store: str) -> None:
         ("port", -1),
         ("port", "x"),
         ("host", "a b"),
-        ("store", "postgresql://x/y"),
+        ("store", "mysql://x/y"),
+        ("store", "postgresql://x"),
+        ("store", "postgresql://me:secret@x:port/y"),
         ("allowed_hosts", "*"),
         ("allowed_hosts", "evil example"),
         ("token", "with\nnewline"),

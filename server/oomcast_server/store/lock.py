@@ -21,21 +21,28 @@ class FileLock:
             StoreRefused: another server holds it, or the file can't be made.
         """
         self._path = database.with_name(database.name + ".lock")
+        self._descriptor: int | None = None
         try:
-            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StoreRefused(
                 f"can't write {self._path} ({error.strerror}): give another place with --store"
             ) from error
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            os.close(self._descriptor)
+            os.close(descriptor)
             raise StoreRefused(
                 f"another oomcast server uses {database}: stop it with `oomcast stop`, "
                 "or give another file with --store"
             ) from error
+        self._descriptor = descriptor
 
     def release(self) -> None:
-        """Give the lock back. The file stays: removing it would let two processes lock two files of one name."""
-        os.close(self._descriptor)
+        """Give the lock back; may be called again.
+
+        The file stays: removing it would let two processes lock two files of one name.
+        """
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None

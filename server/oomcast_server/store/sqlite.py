@@ -7,7 +7,7 @@ import functools
 import itertools
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from oomcast.places import make_private
 from oomcast.sample import SAMPLE_COLUMNS
 from oomcast_server.errors import StoreUnavailable
 from oomcast_server.store import migrate
+from oomcast_server.store.base import Rows
 from oomcast_server.store.lock import FileLock
-from oomcast_server.store.schema import gpu_samples, samples
+from oomcast_server.store.schema import samples
 
 __all__ = ["SqliteStore"]
 
@@ -30,7 +31,8 @@ _READ_LIMIT_S = 2.0  # a longer read transaction would keep the WAL from shrinki
 _STEPS_PER_CHECK = 50_000  # virtual-machine steps between looks at the clock: about 1 ms
 _READERS = 4
 _MOST_BOUND = 999  # values in one statement that every build of SQLite takes
-_SAMPLE_ENUMS = tuple(SAMPLE_COLUMNS.index(name) for name in ("kind", "phase"))
+# The driver looks for an adapter of each value that isn't exactly an int: these, by position in the row, become ints.
+_ENUMS = {samples: tuple(SAMPLE_COLUMNS.index(name) for name in ("kind", "phase"))}
 _BUGS = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.DataError)
 
 
@@ -46,6 +48,7 @@ class SqliteStore:
     """The embedded engine. Open it once per process and file; `write` belongs to one thread."""
 
     engine = "sqlite"
+    shared = False
 
     def __init__(self, path: Path, monotonic: Callable[[], float] = time.monotonic) -> None:
         """Lock, check, open and migrate the database at `path`; it is made where there is none.
@@ -71,16 +74,27 @@ class SqliteStore:
 
     def _open_writer(self) -> Engine:
         self._path.touch(mode=0o600)
-        pragmas = ("journal_mode = WAL", "synchronous = FULL", "journal_size_limit = 67108864")
+        # The cache (KiB) holds what a large group changes, and a page that many commits change is brought home once for
+        # all of them: measured, 6 % more rows a second than with SQLite's own 2 MiB and 1 000 pages.
+        pragmas: tuple[str, ...] = ("journal_mode = WAL", "synchronous = FULL", "journal_size_limit = 67108864")
+        pragmas += ("cache_size = -16384", "wal_autocheckpoint = 4000")
         engine = sqlalchemy.create_engine(
-            "sqlite://", creator=lambda: _connect(self._path, *pragmas), poolclass=StaticPool
+            "sqlite://",
+            creator=lambda: _connect(self._path, *pragmas),
+            poolclass=StaticPool,
+            hide_parameters=True,  # a receiver's secret must not stand in a logged error
         )
         event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
         return engine
 
     def _open_readers(self) -> Engine:
         engine = sqlalchemy.create_engine(
-            "sqlite://", creator=self._connect_reader, poolclass=QueuePool, pool_size=_READERS, max_overflow=0
+            "sqlite://",
+            creator=self._connect_reader,
+            poolclass=QueuePool,
+            pool_size=_READERS,
+            max_overflow=0,
+            hide_parameters=True,
         )
         event.listen(engine, "before_cursor_execute", self._restart_clock)
         return engine
@@ -122,13 +136,34 @@ class SqliteStore:
         except (DBAPIError, sqlite3.Error, sqlalchemy.exc.TimeoutError) as error:
             raise StoreUnavailable(f"can't read {self._path}: {_reason(error)}") from error
 
-    def insert_samples(self, connection: Connection, source_pk: int, rows: Sequence[Sequence[int | None]]) -> None:
-        """Store rows in the order of `SAMPLE_COLUMNS`; those that are there already stay as they are."""
-        _insert(connection, samples, source_pk, rows, enums=_SAMPLE_ENUMS)
+    def lock_runs(self, connection: Connection, run_pks: Sequence[int]) -> dict[int, int]:
+        """No other server can be: the file lock keeps them out."""
+        return {}
 
-    def insert_gpus(self, connection: Connection, source_pk: int, rows: Sequence[Sequence[int | None]]) -> None:
-        """The same for rows in the order of `GPU_COLUMNS`."""
-        _insert(connection, gpu_samples, source_pk, rows)
+    def insert(self, connection: Connection, table: Table, rows: Iterable[Rows]) -> None:
+        """Straight through the driver, many rows to a statement: measured, half the time of one row to a statement.
+
+        The driver gives the interpreter away for each statement and has to get it back from the event loop's thread.
+        """
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        for prefix, given in rows:
+            width = len(table.columns) - len(prefix)
+            most = max(1, (_MOST_BOUND - len(prefix)) // width)
+            for begin in range(0, len(given), most):
+                chunk = given[begin : begin + most]
+                values: list[Any] = list(itertools.chain.from_iterable(chunk))
+                for at in _ENUMS.get(table, ()):
+                    values[at::width] = map(int, values[at::width])
+                driver.execute(_statement(table, len(prefix), len(chunk)), [*prefix, *values])
+
+    def size_bytes(self) -> int:
+        """The file, and the WAL beside it."""
+        try:
+            beside = self._path.with_name(self._path.name + "-wal")
+            return self._path.stat().st_size + (beside.stat().st_size if beside.exists() else 0)
+        except OSError as error:
+            raise StoreUnavailable(f"can't look at {self._path}: {error.strerror}") from error
 
     def close(self) -> None:
         """Close every connection; the writer last, since the last one does the final checkpoint."""
@@ -137,37 +172,13 @@ class SqliteStore:
         self._lock.release()
 
 
-def _insert(
-    connection: Connection,
-    table: Table,
-    source_pk: int,
-    rows: Sequence[Sequence[int | None]],
-    enums: Sequence[int] = (),
-) -> None:
-    """Straight through the driver, many rows to a statement: measured, half the time of one row to a statement.
-
-    The driver gives the interpreter away for each statement and has to get it back from the event loop's thread. It
-    also looks for an adapter of each value that isn't exactly an int, so that `enums`, by position, become ints here.
-    """
-    driver = connection.connection.driver_connection
-    assert driver is not None
-    width = len(table.columns) - 1
-    most = (_MOST_BOUND - 1) // width
-    for begin in range(0, len(rows), most):
-        chunk = rows[begin : begin + most]
-        values: list[Any] = [source_pk, *itertools.chain.from_iterable(chunk)]
-        for at in enums:
-            values[at + 1 :: width] = map(int, values[at + 1 :: width])
-        driver.execute(_statement(table, len(chunk)), values)
-
-
 @functools.lru_cache(maxsize=256)
-def _statement(table: Table, rows: int) -> str:
+def _statement(table: Table, prefix: int, rows: int) -> str:
     # Columns by name, so that no migration has to keep the table's own order.
     names = ", ".join(column.name for column in table.columns)
-    row = f"({','.join('?' * (len(table.columns) - 1))})"
-    given = ",".join([row] * rows)
-    return f"INSERT OR IGNORE INTO {table.name} ({names}) SELECT ?, * FROM (VALUES {given})"  # noqa: S608
+    row = f"({','.join('?' * (len(table.columns) - prefix))})"
+    given, keys = ",".join([row] * rows), ", ".join("?" * prefix)
+    return f"INSERT INTO {table.name} ({names}) SELECT {keys}, * FROM (VALUES {given})"  # noqa: S608
 
 
 def _reason(error: Exception) -> str:

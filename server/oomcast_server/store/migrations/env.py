@@ -7,7 +7,8 @@ from alembic import context
 from oomcast_server.store.schema import metadata
 
 connection = context.config.attributes["connection"]
-# SQLite's DDL is transactional, though Alembic assumes otherwise: a migration that fails leaves nothing behind.
+# DDL is transactional on both engines, though Alembic assumes otherwise of SQLite: a migration that fails leaves
+# nothing behind.
 context.configure(connection=connection, target_metadata=metadata, render_as_batch=True, transactional_ddl=True)
 with context.begin_transaction():
     context.run_migrations()
