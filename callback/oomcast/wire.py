@@ -51,7 +51,7 @@ MAX_MESSAGE_BYTES = 1 << 20
 """Neither side sends or takes a larger message. A frame of 4 000 full samples has half of it."""
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
-RunId = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]{8,40}$")]
+RunId = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]{8,40}\Z")]
 
 
 class GpuDevice(msgspec.Struct, frozen=True, kw_only=True):
@@ -200,7 +200,7 @@ def decode_agent_message(data: bytes | bytearray | memoryview) -> AgentMessage:
     """
     try:
         return _agent_decoder.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise WireError(f"not a message of oomcast protocol {PROTOCOL}: {error}") from error
 
 
@@ -212,5 +212,5 @@ def decode_server_message(data: bytes | bytearray | memoryview) -> ServerMessage
     """
     try:
         return _server_decoder.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise WireError(f"not a message of oomcast protocol {PROTOCOL}: {error}") from error

@@ -9,17 +9,26 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.server.conftest import Agent, RunningServer, connect_agent
 from tests.server.parts import WALL_NS, a_frame, a_hello, a_sample, an_event
 
-from oomcast.sample import Event, EventKind, Kind, Sample
+from oomcast.sample import SAMPLE_COLUMNS, Event, EventKind, Kind, Sample
 from oomcast.wire import Ack, Frame, Hello, Welcome
-from oomcast_server.charts import Range, read_series
-from oomcast_server.query import source_key
+from oomcast_server.charts.series import Range, read_series
+from oomcast_server.runs.query import source_key
+from oomcast_server.store import schema
 
 pytestmark = pytest.mark.fast
+
+
+@pytest.fixture
+def server(shared_server: RunningServer) -> RunningServer:
+    """On either engine."""
+    return shared_server
+
 
 HOUR_NS = 3600 * 10**9
 Rows: TypeAlias = list[Sample | Event]
@@ -88,9 +97,11 @@ async def finish(port: int, hello: Hello, rows: Rows) -> None:
 
 def stored(server: RunningServer, source_pk: int) -> tuple[list[tuple[int, ...]], list[int]]:
     with server.store.read() as connection:
-        samples = connection.exec_driver_sql("SELECT * FROM samples WHERE source_pk = ?", (source_pk,)).all()
-        events = connection.exec_driver_sql("SELECT seq FROM events WHERE source_pk = ?", (source_pk,)).scalars().all()
-    return [tuple(row[1:]) for row in samples], list(events)
+        columns = [schema.samples.c[name] for name in SAMPLE_COLUMNS]
+        samples = connection.execute(sa.select(*columns).where(schema.samples.c.source_pk == source_pk)).all()
+        seqs = sa.select(schema.events.c.seq).where(schema.events.c.source_pk == source_pk)
+        events = connection.execute(seqs).scalars().all()
+    return [tuple(row) for row in samples], list(events)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -5,26 +5,39 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import sqlalchemy as sa
 from tests.server.conftest import RunningServer, ServerProcess, connect_agent
 from tests.server.parts import RUN, TOKEN, a_frame, a_hello, a_sample, a_stretch, an_event
 from websockets.exceptions import ConnectionClosed
 
 from oomcast.sample import EventKind
 from oomcast.wire import OLDEST_PROTOCOL, PROTOCOL, Ack, Problem, ServerMessage, Welcome
+from oomcast_server.settings import ServerSettings, load
+from oomcast_server.store.schema import samples
 
 pytestmark = pytest.mark.fast
 
 
-def stored_seqs(database: Path) -> list[int]:
-    with contextlib.closing(sqlite3.connect(database)) as connection:
-        return [seq for (seq,) in connection.execute("SELECT seq FROM samples ORDER BY seq")]
+@pytest.fixture
+def server(shared_server: RunningServer) -> RunningServer:
+    """On either engine."""
+    return shared_server
+
+
+def stored_seqs(settings: ServerSettings) -> list[int]:
+    """As another process reads them: through an engine of its own."""
+    url = settings.postgres_url or f"sqlite:///{settings.database}"
+    engine = sa.create_engine(url)
+    with contextlib.closing(engine.connect()) as connection:
+        seqs = connection.execute(sa.select(samples.c.seq).order_by(samples.c.seq)).scalars().all()
+    engine.dispose()
+    return list(seqs)
 
 
 def problem(message: ServerMessage) -> Problem:
@@ -42,7 +55,7 @@ async def test_a_new_source_is_welcomed_with_watermark_0(server: RunningServer) 
 async def test_what_is_acknowledged_can_be_read_by_another_process(server: RunningServer) -> None:
     async with server.agent(a_hello()) as agent:
         assert await agent.ask(a_stretch(1, 50)) == Ack(seq=50)
-        assert stored_seqs(server.settings.database) == list(range(1, 51))
+        assert stored_seqs(server.settings) == list(range(1, 51))
 
 
 async def test_a_killed_server_has_every_acknowledged_row(
@@ -57,7 +70,7 @@ async def test_a_killed_server_has_every_acknowledged_row(
         process.process.send_signal(signal.SIGKILL)
     assert answer == Ack(seq=400)
     process.process.wait(10)
-    assert stored_seqs(tmp_path / "data" / "oomcast.db") == list(range(1, 401))
+    assert stored_seqs(load({}, store=str(tmp_path / "data" / "oomcast.db"))) == list(range(1, 401))
 
 
 async def test_a_reconnect_is_told_where_to_go_on(server: RunningServer) -> None:
@@ -73,7 +86,7 @@ async def test_repeated_rows_are_acknowledged_and_stored_once(server: RunningSer
         await agent.ask(a_stretch(1, 30))
         assert await agent.ask(a_stretch(1, 30)) == Ack(seq=30)
         assert await agent.ask(a_stretch(21, 40)) == Ack(seq=40)
-    assert stored_seqs(server.settings.database) == list(range(1, 41))
+    assert stored_seqs(server.settings) == list(range(1, 41))
     assert server.get(f"/api/runs/{RUN}").json()["samples"] == 40
 
 
@@ -143,7 +156,7 @@ async def test_a_bad_row_becomes_a_gap_and_the_others_are_stored(server: Running
         assert (answer.code, answer.fatal) == ("rejected", False)
         assert await agent.hear() == Ack(seq=3)
         assert await agent.ask(a_stretch(4, 5)) == Ack(seq=5)
-    assert stored_seqs(server.settings.database) == [1, 3, 4, 5]
+    assert stored_seqs(server.settings) == [1, 3, 4, 5]
     (gap,) = server.get(f"/api/runs/{RUN}").json()["events"]
     assert (gap["kind"], gap["seq"], gap["detail"]) == ("gap", 2, {"from": 2, "to": 2, "reason": "rejected"})
 

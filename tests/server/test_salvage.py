@@ -13,7 +13,7 @@ from tests.server.parts import a_frame, a_hello, a_sample, a_stretch, an_event
 from oomcast.errors import WireError
 from oomcast.sample import EventKind, GpuReading
 from oomcast.wire import LimitState, ProcessState, Status, encode
-from oomcast_server.salvage import is_whole, read_frame
+from oomcast_server.intake.salvage import is_whole, read_frame
 
 pytestmark = pytest.mark.fast
 

@@ -9,9 +9,9 @@ import msgspec
 
 from oomcast.sample import Event, EventKind, Kind, Sample
 from oomcast.wire import Status
-from oomcast_server.shapes import Tightest
+from oomcast_server.rest.shapes import Tightest
+from oomcast_server.runs.verdicts import Ended, gravest, packed
 from oomcast_server.store.schema import State
-from oomcast_server.verdicts import Ended, gravest, packed
 
 __all__ = ["RunState", "SourceState", "current_sources", "fold_source", "main_of", "settle_run"]
 
@@ -74,6 +74,7 @@ class RunState(Figures):
     verdict_source: str | None = None
     tightest: str | None = None
     trouble: str | None = None
+    version: int = 0
 
 
 @dataclasses.dataclass(kw_only=True)

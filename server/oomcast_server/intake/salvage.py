@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import operator
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -21,14 +23,22 @@ Part = TypeVar("Part", LimitState, ProcessState)
 _LEAST_ROW_BYTES = 8
 _MOST_ROWS = MAX_MESSAGE_BYTES // _LEAST_ROW_BYTES
 _LONGEST = 500  # letters of a text in a status, of which there are up to a hundred
+# A row that is refused costs more than one that is taken: an agent that sends so many bad ones sends nothing good.
+_MOST_BAD = 1_000
+# The page of a run shows its newest 2 000 events: their details must stay of a size to send.
+_MOST_DETAILS = 64
+_MOST_LETTERS = 16_384
+
+_seq = operator.itemgetter(0)  # of a sample or an event; a function of Python's would take longer than the sorting
+_RawRows = Annotated[list[msgspec.Raw], msgspec.Meta(max_length=_MOST_ROWS)]
 
 
 class _Loose(msgspec.Struct, tag="frame", tag_field="type"):
     first_seq: int
     last_seq: int
-    samples: list[msgspec.Raw] = []
-    gpus: list[msgspec.Raw] = []
-    events: list[msgspec.Raw] = []
+    samples: _RawRows = []
+    gpus: _RawRows = []
+    events: _RawRows = []
     status: msgspec.Raw = msgspec.Raw(b"\xc0")  # nil
 
 
@@ -61,7 +71,8 @@ def is_whole(frame: Frame) -> bool:
     if not seqs or len(seqs) != length or len(frame.samples) + len(frame.events) != length:
         return False
     within = all(frame.first_seq <= reading.seq <= frame.last_seq for reading in frame.gpus)
-    return within and min(seqs) == frame.first_seq and max(seqs) == frame.last_seq and frame.first_seq > 0
+    once = len({reading[:2] for reading in frame.gpus}) == len(frame.gpus)
+    return within and once and min(seqs) == frame.first_seq and max(seqs) == frame.last_seq and frame.first_seq > 0
 
 
 def is_gap(frame: Frame) -> bool:
@@ -93,12 +104,14 @@ def _salvage(data: bytes, now_ns: int, reason: str) -> tuple[Frame, str]:
 
 def _good(rows: Sequence[msgspec.Raw], kind: type[Row]) -> list[Row]:
     decoder = msgspec.msgpack.Decoder(kind)
-    good = []
+    good, bad = [], 0
     for row in rows:
         try:
             good.append(decoder.decode(row))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            continue  # its seq will be missing, and become a gap
+            bad += 1  # its seq will be missing, and become a gap
+            if bad > _MOST_BAD:
+                break
     return good
 
 
@@ -113,9 +126,10 @@ def _mend(frame: Frame, now_ns: int) -> Frame:
             if row[0] in missing:
                 missing.remove(row[0])
                 kept[name].append(row)
-    within = [reading for reading in frame.gpus if first <= reading.seq <= last]
+    # One for each seq and device: the first.
+    within = list({reading[:2]: reading for reading in reversed(frame.gpus) if first <= reading.seq <= last}.values())
     gaps = _gaps(sorted(missing), _time_near(kept["samples"], now_ns))
-    mended = {"samples": kept["samples"], "gpus": within, "events": kept["events"] + gaps}
+    mended = {"samples": kept["samples"], "gpus": within[::-1], "events": kept["events"] + gaps}
     return _in_order(msgspec.structs.replace(frame, **mended))
 
 
@@ -144,18 +158,27 @@ def _in_order(frame: Frame) -> Frame:
         last_seq=frame.last_seq,
         samples=sorted(frame.samples, key=_seq),
         gpus=frame.gpus,
-        events=[_cleaned(event) for event in sorted(frame.events, key=_seq)],
+        events=[_cleaned(event, frame) for event in sorted(frame.events, key=_seq)],
         status=_cleaned_status(frame.status) if frame.status else None,
     )
 
 
-def _seq(row: Sample | Event) -> int:
-    return row[0]
-
-
-def _cleaned(event: Event) -> Event:
-    detail = {clean(key): clean(value) if isinstance(value, str) else value for key, value in event.detail.items()}
+def _cleaned(event: Event, frame: Frame) -> Event:
+    detail: dict[str, str | int | None] = {}
+    letters = 0
+    for key, value in itertools.islice(event.detail.items(), _MOST_DETAILS):
+        kept = clean(value)[: max(0, _MOST_LETTERS - letters)] if isinstance(value, str) else value
+        letters += len(kept) if isinstance(kept, str) else 0
+        detail[clean(key)] = kept
+    if event.kind is EventKind.GAP and not _is_within(detail.get("from"), detail.get("to"), event.seq, frame):
+        detail.pop("from", None)
+        detail.pop("to", None)
     return event._replace(detail=detail)
+
+
+def _is_within(begin: str | int | None, end: str | int | None, seq: int, frame: Frame) -> bool:
+    """Whether a gap names seqs of its own frame, its own among them: it says nothing about other frames' rows."""
+    return isinstance(begin, int) and isinstance(end, int) and frame.first_seq <= begin <= seq <= end <= frame.last_seq
 
 
 def _cleaned_status(status: Status) -> Status:

@@ -24,15 +24,18 @@ from oomcast.wire import (
     encode,
 )
 from oomcast_server.errors import StoreUnavailable
-from oomcast_server.pipeline import Answer, Hole, Pipeline, Receipt, Unavailable
-from oomcast_server.presence import Presence
-from oomcast_server.salvage import read_frame
+from oomcast_server.intake.pipeline import Answer, Gone, Hole, Pipeline, Receipt, Unavailable
+from oomcast_server.intake.salvage import read_frame
+from oomcast_server.runs.presence import Presence
 from oomcast_server.text import clean
 
-__all__ = ["Ingest"]
+__all__ = ["Ingest", "decode_hello"]
 
 _MOST_IN_FLIGHT = 16  # frames of one connection that wait for their commit; then it isn't read from
 _SEND_TIMEOUT_S = 10.0  # an agent that doesn't read its answers is gone, or not one of ours
+_HELLO_TIMEOUT_S = 10.0  # an agent says hello at once
+_MOST_TRIES = 16  # messages that are no hello, before the connection ends
+_POLICY_VIOLATION = 1008
 _PID_LIMIT = 2**62  # SQLite and PostgreSQL store signed 64-bit integers
 
 
@@ -43,18 +46,29 @@ class _Peek(msgspec.Struct, tag="hello", tag_field="type"):
     oomcast: str = "unknown"
 
 
+class _AnyFrame(msgspec.Struct, tag="frame", tag_field="type"):
+    """Whatever says that it is a frame."""
+
+
 class Ingest:
     """The ASGI endpoint of `/api/ingest`."""
 
-    def __init__(self, pipeline: Pipeline, presence: Presence, wall_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        presence: Presence,
+        wall_ns: Callable[[], int] = time.time_ns,
+        hello_timeout_s: float = _HELLO_TIMEOUT_S,
+    ) -> None:
         self._pipeline = pipeline
         self._presence = presence
         self._wall_ns = wall_ns
+        self._hello_timeout_s = hello_timeout_s
 
     async def serve(self, websocket: WebSocket) -> None:
         """Serve one agent until it goes."""
         await websocket.accept()
-        connection = _Connection(websocket, self._pipeline, self._wall_ns)
+        connection = _Connection(websocket, self._pipeline, self._wall_ns, self._hello_timeout_s)
         with contextlib.suppress(WebSocketDisconnect, asyncio.TimeoutError):
             source_pk = await connection.greet()
             if source_pk is not None:
@@ -65,10 +79,14 @@ class Ingest:
 class _Connection:
     """One agent. Frames are read on while earlier ones are committed; answers go out in the frames' order."""
 
-    def __init__(self, websocket: WebSocket, pipeline: Pipeline, wall_ns: Callable[[], int]) -> None:
+    def __init__(
+        self, websocket: WebSocket, pipeline: Pipeline, wall_ns: Callable[[], int], hello_timeout_s: float
+    ) -> None:
         self._websocket = websocket
         self._pipeline = pipeline
         self._wall_ns = wall_ns
+        self._hello_timeout_s = hello_timeout_s
+        self._run_pk = 0
         self._source_pk = 0
         self._watermark = 0
         self._next_refused: int | None = None
@@ -87,8 +105,11 @@ class _Connection:
 
     async def greet(self) -> int | None:
         """Take messages until a hello is stored: the source's key; None when the connection must end."""
-        while True:
-            data = await self._receive()
+        for _ in range(_MOST_TRIES):
+            try:
+                data = await asyncio.wait_for(self._receive(), self._hello_timeout_s)
+            except asyncio.TimeoutError:
+                break
             problem = _version_problem(data)
             if problem is not None:
                 await self._send(problem)
@@ -96,10 +117,13 @@ class _Connection:
                 return None
             if await self._register(data):
                 return self._source_pk
+        await self._send(Problem(code="hello", message="no hello has come: say hello first, and at once", fatal=True))
+        await self._websocket.close(_POLICY_VIOLATION)
+        return None
 
     async def _register(self, data: bytes) -> bool:
         try:
-            hello = _decode_hello(data)
+            hello = decode_hello(data)
             registered = await self._pipeline.hello(hello)
         except WireError as error:
             code = "malformed" if _peek(data) is not None or not _is_frame(data) else "hello"
@@ -108,7 +132,8 @@ class _Connection:
         except StoreUnavailable as error:
             await self._send(Problem(code="store", message=_line(error)))
             return False
-        self._source_pk, self._watermark = registered.source_pk, registered.watermark
+        self._run_pk, self._source_pk = registered.run_pk, registered.source_pk
+        self._watermark = registered.watermark
         await self._send(Welcome(protocol=hello.protocol, oomcast=__version__, watermark=self._watermark))
         return True
 
@@ -145,7 +170,7 @@ class _Connection:
         if wrong is not None:
             message = f"stored as a gap: {clean(wrong)}"
             await self._in_flight.put(Problem(code="rejected", message=message, seq=frame.first_seq))
-        future = await self._pipeline.frame(self._source_pk, frame)
+        future = await self._pipeline.frame(self._run_pk, self._source_pk, frame)
         self._first_seqs[future] = (frame.first_seq, frame.last_seq)
         await self._in_flight.put(future)
 
@@ -158,6 +183,9 @@ class _Connection:
             await self._answer_frame(await entry, *self._first_seqs.pop(entry))
 
     async def _answer_frame(self, answer: Answer, first_seq: int, last_seq: int) -> None:
+        if isinstance(answer, Gone):
+            await self._websocket.close(1012)  # come again, with a hello
+            raise WebSocketDisconnect(1012)
         if isinstance(answer, Unavailable):
             problem = Problem(code="store", message=clean(answer.reason), seq=self._watermark)
             await self._refuse(problem, first_seq, last_seq)
@@ -187,9 +215,10 @@ def _peek(data: bytes) -> _Peek | None:
 
 def _is_frame(data: bytes) -> bool:
     try:
-        return bool(msgspec.msgpack.decode(data)["type"] == "frame")
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TypeError, KeyError, IndexError):
+        msgspec.msgpack.decode(data, type=_AnyFrame)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return False
+    return True
 
 
 def _version_problem(data: bytes) -> Problem | None:
@@ -204,7 +233,12 @@ def _version_problem(data: bytes) -> Problem | None:
     return Problem(code="protocol", message=text, fatal=True)
 
 
-def _decode_hello(data: bytes) -> Hello:
+def decode_hello(data: bytes) -> Hello:
+    """The hello in `data`.
+
+    Raises:
+        WireError: not a hello, or one with numbers that no database holds.
+    """
     message = decode_agent_message(data)
     if not isinstance(message, Hello):
         raise WireError("a frame before hello: say hello first")

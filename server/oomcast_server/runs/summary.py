@@ -8,8 +8,8 @@ import msgspec
 from sqlalchemy import RowMapping
 
 from oomcast.wire import Status
-from oomcast_server.presence import Presence
-from oomcast_server.shapes import (
+from oomcast_server.charts.tables import phase_name
+from oomcast_server.rest.shapes import (
     GpuJson,
     LimitJson,
     Outcome,
@@ -21,10 +21,10 @@ from oomcast_server.shapes import (
     Verdict,
     milliseconds,
 )
-from oomcast_server.standing import RunState, SourceState, current_sources
+from oomcast_server.runs.presence import Presence
+from oomcast_server.runs.standing import RunState, SourceState, current_sources
+from oomcast_server.runs.verdicts import vanished, verdict_of
 from oomcast_server.store.schema import State
-from oomcast_server.tables import phase_name
-from oomcast_server.verdicts import vanished, verdict_of
 
 __all__ = ["SILENT_AFTER_NS", "source_detail", "status_json", "summarize", "told"]
 
@@ -115,7 +115,7 @@ def source_detail(source: SourceState, row: RowMapping, run: RunState, now_ns: i
         **{name: getattr(source, name) for name in ("id", "host", "pid", "watermark", *_SAME_FIGURES)},
         main=source.pk == run.main_source_pk,
         state=_state_name(source.state, source.last_ns, now_ns),
-        connected=presence.connected(source.pk),
+        connected=presence.heard(source.pk, source.last_ns, now_ns),
         gpus=msgspec.json.decode(row["gpus"], type=list[GpuJson]),
         started_ms=milliseconds(source.started_ns),
         last_ms=milliseconds(source.last_ns),

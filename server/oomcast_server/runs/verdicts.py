@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from oomcast_server.shapes import Verdict
+from oomcast_server.rest.shapes import Verdict
 from oomcast_server.store.schema import State
 
 __all__ = ["Detail", "Ended", "gravest", "packed", "vanished", "verdict_of"]

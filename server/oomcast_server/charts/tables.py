@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from oomcast.sample import GPU_COLUMNS, SAMPLE_COLUMNS, EventKind, Kind, Phase
-from oomcast_server.shapes import Column, EventJson, GpuSeries, milliseconds
+from oomcast_server.rest.shapes import Column, EventJson, GpuSeries, milliseconds
 
 __all__ = [
     "GPU_FIGURES",

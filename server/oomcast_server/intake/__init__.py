@@ -1,0 +1,1 @@
+"""Frames in, one transaction for many of them, acknowledgement."""

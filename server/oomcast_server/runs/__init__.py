@@ -1,0 +1,1 @@
+"""How runs and sources stand, and how they are found."""
