@@ -10,8 +10,9 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from oomcast import console, local_server, settings
+from oomcast import cli_keeping, cli_runs, console, local_server, settings
 from oomcast._version import __version__
+from oomcast.client import token_for_server
 from oomcast.demo.scenarios import Scenario
 from oomcast.errors import OomcastError, SettingsError
 from oomcast.places import places, read_or_create_token
@@ -107,7 +108,7 @@ def _server_command(name: str, arguments: list[str]) -> NoReturn:
 def link() -> None:
     """Print the dashboard's address; opening it signs this browser in."""
     values = _settings()
-    typer.echo(console.link(values.server, _token_for_server(values)))
+    typer.echo(console.link(values.server, token_for_server(values)))
     if line := console.ssh_line(values.server):
         typer.echo(f"from your own machine: {line}")
 
@@ -125,7 +126,7 @@ def sync() -> None:
 
     values = _settings()
     results = send(
-        places(values.home).state, values.server, _token_for_server(values), console.say, journal_max=values.journal_max
+        places(values.home).state, values.server, token_for_server(values), console.say, journal_max=values.journal_max
     )
     if not results:
         typer.echo("nothing to send: no journal is left here, or its training (or the agent's last seconds) still runs")
@@ -170,22 +171,16 @@ def demo(
     raise typer.Exit(run_demo(scenario=scenario.value, headroom=size, open_browser=browser, seconds=seconds))
 
 
+cli_runs.add_to(app)
+cli_keeping.add_to(app)
+
+
 def _settings() -> settings.Settings:
     return settings.load()
 
 
 def _token(values: settings.Settings) -> str:
     return values.token or read_or_create_token(places(values.home).config)
-
-
-def _token_for_server(values: settings.Settings) -> str:
-    if found := console.token_for(values):
-        return found
-    if urllib.parse.urlsplit(values.server).hostname in settings.LOOPBACK:
-        return _token(values)
-    return _fail(
-        f"{values.server} is another machine: set OOMCAST_TOKEN to its token (`oomcast token` prints it there)"
-    )
 
 
 def _fail(text: str) -> NoReturn:

@@ -6,7 +6,8 @@ OomcastError
 ├── RingError         a ring file that is not ours, or of another version
 ├── JournalError      a journal that can't be opened or written
 ├── TargetError       a process that can't be watched
-└── CheckpointError   a checkpoint that can't be written or read (`checkpoint.py`)
+├── CheckpointError   a checkpoint that can't be written or read (`checkpoint.py`)
+└── ClientError       what was asked of the server was not done: Unreachable, Answered (`client.py`)
 
 Each text says what was given, what was expected and what to do, in one line that a user can read.
 """

@@ -12,13 +12,13 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import HTMLResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from oomcast_server.problems import problem
+from oomcast_server.rest.problems import problem
 
 __all__ = ["COOKIE", "Gate", "Secret", "unauthorized"]
 
 COOKIE = "oomcast_session"
 
-_OPEN_PATHS = frozenset({"/login"})  # checks the token itself
+_OPEN_PATHS = frozenset({"/login", "/healthz", "/readyz"})  # the first checks the token itself, the others say nothing
 _AGENT_PATHS = frozenset({"/api/ingest"})  # a browser's cookie is not enough to write
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _HOST = re.compile(r"(?:\[([0-9a-fA-F:.]{2,45})\]|([A-Za-z0-9.\-_]{1,253}))(?::[0-9]{1,5})?")

@@ -26,7 +26,7 @@ _LOGGED_IN = (
 
 def make_router(assets: Assets, secret: Secret) -> APIRouter:
     """The routes of pages and assets."""
-    router = APIRouter()
+    router = APIRouter(include_in_schema=False)
 
     @router.api_route("/", methods=_GET)
     @router.api_route("/runs/{run_id}", methods=_GET)

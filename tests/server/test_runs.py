@@ -28,6 +28,12 @@ from oomcast.wire import PROTOCOL, GpuDevice, Hello, LimitState, ProcessState, S
 pytestmark = pytest.mark.fast
 
 
+@pytest.fixture
+def server(shared_server: RunningServer) -> RunningServer:
+    """On either engine."""
+    return shared_server
+
+
 def the_run(server: RunningServer) -> dict[str, Any]:
     (run,) = server.get("/api/runs").json()["runs"]
     return dict(run)
@@ -40,7 +46,7 @@ def the_detail(server: RunningServer) -> dict[str, Any]:
 async def test_the_server_says_what_it_is(server: RunningServer) -> None:
     answer = server.get("/api/server").json()
     assert answer["protocol"] == PROTOCOL
-    assert answer["store"] == {"engine": "sqlite"}
+    assert answer["store"] == {"engine": server.store.engine}
     assert answer["started_ms"] <= answer["now_ms"]
 
 
@@ -395,4 +401,4 @@ async def test_errors_are_problem_documents(
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["status"] == status
-    assert set(answer.json()) == {"type", "title", "status", "detail"}
+    assert set(answer.json()) == {"type", "title", "status", "detail", "parameter"}

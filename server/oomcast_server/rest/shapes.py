@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 __all__ = [
+    "Comparison",
     "EventJson",
+    "EventPage",
     "GpuJson",
     "GpuSeries",
     "LimitJson",
     "Outcome",
     "Problem",
     "ProcessJson",
+    "ProjectJson",
+    "ProjectList",
+    "Retention",
     "RowsMessage",
+    "RunChange",
     "RunDetail",
+    "RunFigures",
     "RunList",
     "RunSummary",
     "Series",
     "ServerInfo",
     "SourceDetail",
+    "SourceFigures",
     "Span",
     "StatusJson",
     "StoreInfo",
@@ -33,6 +41,9 @@ __all__ = [
 ]
 
 Column = list[Any]
+# Of which something is left when it is cleaned (`text.clean`) and trimmed.
+_SEEN = r"[^\s\x00-\x1f\x7f-\xa0\u061c\u200b-\u200f\u2028-\u202f\u2060-\u206f\ufeff]"
+Label = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=_SEEN)]
 
 _encoder = msgspec.json.Encoder()
 
@@ -221,10 +232,11 @@ class RunDetail(RunSummary, frozen=True, kw_only=True):
 
 
 class RunList(msgspec.Struct, frozen=True):
-    """The runs, live ones first."""
+    """A page of the runs: live ones first, and the newest first."""
 
     runs: list[RunSummary]
     now_ms: float
+    next: str | None = None  # the cursor of the next page; null: that was all
 
 
 class StoreInfo(msgspec.Struct, frozen=True):
@@ -249,6 +261,7 @@ class Span(msgspec.Struct, frozen=True, omit_defaults=True):
     last: Column
     min: Column | None = None
     max: Column | None = None
+    sum: Column | None = None  # of what is counted from sample to sample (faults, stalls, durations)
 
 
 class GpuSeries(msgspec.Struct, kw_only=True):
@@ -303,12 +316,17 @@ class Series(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RowsMessage(msgspec.Struct, frozen=True, kw_only=True, tag="rows", tag_field="type"):
-    """What was committed since the last such message of this source."""
+    """What was committed since the last such message of this source.
+
+    Where that were many samples, only those are here with the least and the largest value of each figure. A message
+    whose `from_seq` doesn't follow on the `to_seq` before it shows that one was missed: what was in it can be fetched.
+    """
 
     run: str
     source: str
-    from_seq: int
+    from_seq: int  # of all that was committed, whatever is left of it here
     to_seq: int
+    rows: int  # samples that were committed, of which these columns show as many as a screen needs
     columns: dict[str, Column]
     metrics: dict[str, Column]
     ticks: TickRows
@@ -319,10 +337,96 @@ class RowsMessage(msgspec.Struct, frozen=True, kw_only=True, tag="rows", tag_fie
     sent_ms: float
 
 
+class EventPage(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of a run's events: source by source, in the order in which these came, and by seq."""
+
+    events: list[EventJson]
+    next: str | None  # the cursor of the next page; null: that was all
+
+
+class Retention(msgspec.Struct, frozen=True, kw_only=True):
+    """For how many days a project's data are kept; null: as the server's settings say."""
+
+    full_days: int | None  # every sample
+    rollup_days: int | None  # least, largest and last of buckets of samples
+
+
+class ProjectJson(msgspec.Struct, frozen=True, kw_only=True):
+    """The runs of one project, counted."""
+
+    name: str
+    runs: int
+    live: int  # of the runs: those that have not ended
+    last_ms: float | None  # newest arrival of a sample of any of them
+    retention: Retention
+
+
+class ProjectList(msgspec.Struct, frozen=True, kw_only=True):
+    """The projects, the one with the newest activity first."""
+
+    projects: list[ProjectJson]
+
+
+class SourceFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """What one source came to, from its start until now or its end. What can't be told is null."""
+
+    id: str
+    host: str
+    rank: int | None
+    main: bool
+    state: str
+    complete: bool  # false: the figures are of what is still kept, the oldest data are gone
+    samples: int
+    batches: int | None  # that have ended
+    epochs: int | None  # that have begun
+    duration_s: float | None  # from its start to its end, or to its newest sample
+    batches_per_s: float | None  # between the first and the last batch, by the clock on the wall
+    rss_mean_bytes: float | None  # over its batches; over ticks where it has none
+    rss_max_bytes: int | None
+    peak_bytes: int | None
+    limit_bytes: int | None  # the last
+    peak_share: float | None  # of the last limit
+    growth_bytes_per_batch: float | None  # slope of RSS over batches, by weighted least squares over means of buckets
+    minor_faults: int | None
+    major_faults: int | None
+    swap_in_bytes: int | None
+    swap_out_bytes: int | None
+    stall_share: float | None  # of the time between first and last batch: some task waited for memory (PSI "some")
+
+
+class RunFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run came to, source by source: figures to compare runs by."""
+
+    id: str
+    project: str
+    name: str
+    tags: list[str]
+    state: str
+    created_ms: float
+    ended_ms: float | None
+    verdict: Verdict | None
+    main_source: str | None  # its id: whose figures stand for the run
+    sources: list[SourceFigures]
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """Runs side by side, in the order in which they were asked for."""
+
+    runs: list[RunFigures]
+
+
+class RunChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What to change of a run; what is left out stays."""
+
+    name: Label | msgspec.UnsetType = msgspec.UNSET
+    tags: Annotated[list[Label], msgspec.Meta(max_length=100)] | msgspec.UnsetType = msgspec.UNSET
+
+
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
     """An error as RFC 9457 has it."""
 
     title: str
     status: int
-    detail: str
+    detail: str  # one line: what was given, what was expected, what to do
     type: str = "about:blank"
+    parameter: str | None = None  # the name of the parameter or field that is wrong; null: it is none of these

@@ -1,0 +1,1 @@
+"""The REST interface: parameters, answers, errors, and the page that explains them."""
