@@ -1,0 +1,1 @@
+"""Runs as files: what `oomcast export` and the server write, and `oomcast import` reads."""

@@ -1,0 +1,1 @@
+"""Export, retention, deletion, and what the data take."""
