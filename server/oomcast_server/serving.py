@@ -8,6 +8,7 @@ import getpass
 import logging
 import signal
 import socket
+import time
 from collections.abc import Callable
 
 import uvicorn
@@ -15,10 +16,12 @@ from starlette.types import ASGIApp
 
 from oomcast.wire import MAX_MESSAGE_BYTES
 from oomcast_server.app import create_app
+from oomcast_server.connections import BACKLOG, Http, Socket, allow_connections
 from oomcast_server.listening import bind, check_exposure, links
 from oomcast_server.pidfile import pid_file
+from oomcast_server.rollups.catching_up import catch_up
 from oomcast_server.settings import ServerSettings
-from oomcast_server.store.sqlite import SqliteStore
+from oomcast_server.store.opening import open_store
 
 __all__ = ["make_server", "serve"]
 
@@ -38,10 +41,11 @@ def make_server(app: ASGIApp) -> uvicorn.Server:
     return _Server(
         uvicorn.Config(
             app,
-            ws="websockets-sansio",
+            ws=Socket,
             ws_max_size=MAX_MESSAGE_BYTES,
             ws_per_message_deflate=False,  # a decompression bomb costs the sender nothing
-            http="h11",
+            http=Http,
+            backlog=BACKLOG,
             lifespan="on",
             log_config=None,
             access_log=False,  # a login link has the token in its query
@@ -63,9 +67,24 @@ def serve(settings: ServerSettings, say: Callable[[str], None]) -> None:
     check_exposure(settings)
     token = settings.read_token()
     logging.basicConfig(level=logging.WARNING, format="oomcast: %(message)s")
-    with contextlib.closing(bind(settings, token)) as listener, contextlib.ExitStack() as stack:
-        store = stack.enter_context(contextlib.closing(SqliteStore(settings.database)))
-        app = create_app(settings, store)
+    # It warns of each request that is none, and anyone who reaches the port can send millions.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    allow_connections()
+    with contextlib.ExitStack() as stack:
+
+        def listen() -> socket.socket:
+            return stack.enter_context(contextlib.closing(bind(settings, token)))
+
+        def make_app() -> ASGIApp:
+            store = stack.enter_context(contextlib.closing(open_store(settings)))
+            catch_up(store, time.time_ns(), say)
+            return create_app(settings, store)
+
+        if settings.postgres_url:
+            # A balancer passes over who refuses a connection, and waits for who takes it: not before it can be served.
+            app, listener = make_app(), listen()
+        else:
+            listener, app = listen(), make_app()  # a file is not touched where another server is
         port = listener.getsockname()[1]
         stack.enter_context(pid_file(settings.places.state, port))
         for line in links(settings, port, token, _user()):

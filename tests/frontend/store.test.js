@@ -33,6 +33,14 @@ test("a snapshot forgets runs that are gone, a change doesn't", () => {
   assert.equal(play(state, { type: "runs", runs: [summary({ id: "a" })], snapshot: true }).runs.length, 1);
 });
 
+test("a run that someone deletes leaves the list, and its page says that it is unknown", () => {
+  const listed = play(initial({ page: "runs" }), { type: "runs", runs: [summary({ id: "a" }), summary({ id: RUN })], snapshot: true });
+  assert.deepEqual(play(listed, { type: "gone", run: RUN }).runs.map((run) => run.id), ["a"]);
+  const opened = play(loaded(), { type: "gone", run: RUN }).run;
+  assert.deepEqual([opened.detail, opened.series, opened.problem], [null, null, "unknown"]);
+  assert.equal(play(loaded(), { type: "gone", run: "another1" }).run.problem, null);
+});
+
 test("the filter looks for every word, in any field", () => {
   const runs = [summary({ id: "a", project: "mnist", host: "gpu-07" }), summary({ id: "b", project: "mnist", host: "laptop" })];
   const state = play(initial({ page: "runs" }), { type: "runs", runs, snapshot: true }, { type: "filter", text: " MNIST  lap" });
@@ -186,4 +194,13 @@ test("another source starts with its first GPU", () => {
   const state = play(loaded(), { type: "device", device: 3 });
   assert.equal(state.run.device, 3);
   assert.equal(play(state, { type: "source", id: "source02" }).run.device, null);
+});
+
+test("a frame that the server has thinned is no hole, and one after it is", () => {
+  const thinned = { ...rows(5, 3, { change: { seq: (seq) => seq } }), to_seq: 499, rows: 495 };
+  const merged = play(loaded(), live(thinned), live(rows(500, 1)));
+  assert.equal(merged.run.request.generation, 1);
+  assert.deepEqual(merged.run.series.columns.seq, [0, 1, 2, 3, 4, 5, 6, 7, 500]);
+  assert.equal(merged.run.series.watermark, 500);
+  assert.equal(play(merged, live(rows(502, 1))).run.request.generation, 2);
 });

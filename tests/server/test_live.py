@@ -5,23 +5,42 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
+from starlette.applications import Starlette
+from starlette.routing import WebSocketRoute
 from tests.server.conftest import RunningServer
 from tests.server.parts import RUN, SOURCE, TOKEN, a_frame, a_hello, a_sample, a_stretch, an_event
+from tests.server.storing import store_frames
 from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
 
 from oomcast.sample import EventKind, GpuReading, Kind
 from oomcast.wire import Ack, LimitState, Status
-from oomcast_server.batch import Batch, Known
+from oomcast_server.auth import Gate, Secret
+from oomcast_server.intake.pipeline import Pipeline
+from oomcast_server.live.hub import Hub
+from oomcast_server.live.mailbox import Mailbox, Summaries
+from oomcast_server.live.thinning import MOST_ROWS
+from oomcast_server.live.viewers import SharedList, Viewers
+from oomcast_server.runs.presence import Presence
+from oomcast_server.settings import load
 from oomcast_server.store.sqlite import SqliteStore
 
 pytestmark = pytest.mark.fast
+
+
+@pytest.fixture
+def server(shared_server: RunningServer) -> RunningServer:
+    """On either engine."""
+    return shared_server
 
 
 async def say(viewer: ClientConnection, **message: str) -> None:
@@ -131,10 +150,8 @@ async def test_viewers_hear_of_a_source_that_vanishes_and_of_its_return(
 async def test_viewers_hear_of_what_vanished_before_the_server_was_started_again(
     make_running: Callable[..., RunningServer], tmp_path: Path
 ) -> None:
-    with contextlib.closing(SqliteStore(tmp_path / "x.db")) as store, store.write() as connection:
-        batch = Batch(store, connection, Known(), time.time_ns())
-        batch.add(batch.register(a_hello()), a_stretch(1, 1))
-        batch.write_standings()
+    with contextlib.closing(SqliteStore(tmp_path / "x.db")) as store:
+        store_frames(store, [a_stretch(1, 1)])
     late = [3600 * 10**9]
     server = make_running(tmp_path / "x.db", wall_ns=lambda: time.time_ns() + late[0])
     async with server.viewer() as viewer:
@@ -144,18 +161,41 @@ async def test_viewers_hear_of_what_vanished_before_the_server_was_started_again
         assert "Vanished 61 min ago" in (await hear_verdict(viewer, "vanished"))["verdict"]["text"]
 
 
-async def test_every_row_arrives_once_however_fast_they_come(server: RunningServer) -> None:
+async def hear_until(viewer: ClientConnection, last_seq: int) -> list[dict[str, Any]]:
+    """The messages of rows up to the one that has `last_seq`."""
+    heard: list[dict[str, Any]] = []
+    while not heard or heard[-1]["to_seq"] < last_seq:
+        heard.append(await hear(viewer, "rows"))
+    return heard
+
+
+async def test_every_row_is_told_of_once_however_fast_they_come(server: RunningServer) -> None:
     async with server.agent(a_hello()) as agent, server.viewer() as viewer:
         await watch(viewer)
         for seq in range(1, 201):
             await agent.say(a_stretch(seq, seq))
-        seqs: list[int] = []
-        messages = 0
-        while not seqs or seqs[-1] < 200:
-            seqs += (await hear(viewer, "rows"))["columns"]["seq"]
-            messages += 1
-    assert seqs == list(range(1, 201))
-    assert messages < 200
+        heard = await hear_until(viewer, 200)
+    assert sum(rows["rows"] for rows in heard) == 200
+    assert [rows["from_seq"] for rows in heard] == [1, *(rows["to_seq"] + 1 for rows in heard[:-1])]
+    assert len(heard) < 200
+
+
+async def test_many_rows_are_reduced_to_what_a_screen_shows_and_no_peak_is_lost(server: RunningServer) -> None:
+    batches = [a_sample(seq, rss=10**6 if seq == 777 else 1_000 + seq % 7) for seq in range(1, 2_001)]
+    ticks = [a_sample(seq, Kind.TICK, batch=1, children=seq) for seq in range(2_001, 2_101)]
+    gpus = [GpuReading(seq, 0, 5 + (seq == 2_050), 10, None, 7) for seq in range(2_001, 2_101)]
+    async with server.agent(a_hello()) as agent, server.viewer() as viewer:
+        await watch(viewer)
+        await agent.say(a_frame([*batches, *ticks], gpus=gpus))
+        rows = await hear(viewer, "rows")
+    assert (rows["rows"], rows["from_seq"], rows["to_seq"]) == (2_100, 1, 2_100)
+    assert len(rows["columns"]["seq"]) <= 2 * MOST_ROWS
+    assert len(rows["ticks"]["columns"]["seq"]) <= MOST_ROWS
+    assert max(rows["metrics"]["rss_bytes"]) == 10**6
+    assert max(rows["gpus"][0]["used_bytes"]) == 6
+    assert len(rows["gpus"][0]["used_bytes"]) <= MOST_ROWS
+    assert rows["columns"]["seq"] == sorted(rows["columns"]["seq"])
+    assert rows["columns"]["seq"][-1] == rows["ticks"]["columns"]["seq"][-1] == 2_100
 
 
 async def test_the_last_rows_of_an_ending_run_arrive(server: RunningServer) -> None:
@@ -272,3 +312,118 @@ async def test_the_server_stops_in_time_with_agents_and_viewers_connected(server
         await watch(viewer)
         await agent.ask(a_stretch(1, 1))
         assert await asyncio.to_thread(server.stop) <= 2.5
+
+
+def test_a_mailbox_that_isn_t_emptied_is_bounded_and_asks_for_a_fetch_instead() -> None:
+    mailbox = Mailbox()
+    for _ in range(10_000):
+        mailbox.put_rows(RUN, "x" * 1_000)
+        mailbox.put_note("n")
+    messages = asyncio.run(mailbox.take())
+    assert '{"type":"resync","run":"' + RUN + '"}' in messages
+    assert len(messages) <= 256 + 16 + 1
+    assert sum(map(len, messages)) <= 3 << 20
+
+
+def test_of_a_run_s_summaries_only_the_newest_waits() -> None:
+    mailbox = Mailbox()
+    for count in range(100):
+        mailbox.put_summaries(Summaries({RUN: f'{{"samples":{count}}}', f"run{count % 3}": "{}"}))
+    (message,) = asyncio.run(mailbox.take())
+    runs = msgspec.json.decode(message)["runs"]
+    assert len(runs) == 4
+    assert {"samples": 99} in runs
+
+
+def test_no_summary_comes_before_the_list_that_it_changes() -> None:
+    mailbox = Mailbox()
+    mailbox.await_list()
+    mailbox.put_summaries(Summaries({RUN: "{}"}))
+    mailbox.put_note("hello")
+    assert asyncio.run(mailbox.take()) == ["hello"]
+    mailbox.put_list("the list")
+    assert asyncio.run(mailbox.take()) == ["the list", '{"type":"runs","runs":[{}]}']
+
+
+class Counting(Mailbox):
+    """What a viewer is given, without a socket behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: list[str] = []
+
+    def put_rows(self, run_id: str, message: str) -> None:
+        self.given.append(message)
+
+
+async def test_a_frame_is_encoded_once_whoever_watches(tmp_path: Path) -> None:
+    with contextlib.closing(SqliteStore(tmp_path / "x.db")) as store:
+        hub = Hub(Presence(0), time.time_ns)
+        pipeline = Pipeline(store, hub.committed)
+        pipeline.start()
+        viewers = [Counting() for _ in range(100)]
+        for viewer in viewers:
+            hub.watch(viewer, RUN)
+        registered = await pipeline.hello(a_hello())
+        await (await pipeline.frame(registered.run_pk, registered.source_pk, a_stretch(1, 3)))
+        await until(lambda: all(viewer.given for viewer in viewers))
+        await pipeline.close()
+        await hub.close()
+    assert len({id(message) for viewer in viewers for message in viewer.given}) == 1
+
+
+async def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 15
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        await asyncio.sleep(0.005)
+
+
+async def test_beyond_the_bound_viewers_are_asked_to_come_again(tmp_path: Path) -> None:
+    with contextlib.closing(SqliteStore(tmp_path / "x.db")) as store:
+        viewers = Viewers(store, Hub(Presence(0)), Presence(0), most=1)
+        app = Starlette(routes=[WebSocketRoute("/api/live", viewers.serve)])
+        settings = load({}, home=str(tmp_path), port=0, token=TOKEN)
+        server = RunningServer(settings, Gate(app, Secret(TOKEN), settings.reachable_hosts), store)
+        try:
+            async with server.viewer() as first, server.viewer() as second:
+                await say(first, type="watch_runs")
+                await hear(first, "runs")
+                with pytest.raises(ConnectionClosed) as closed:
+                    await second.recv()
+        finally:
+            server.stop()
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1013
+
+
+async def test_who_asks_for_the_list_while_it_is_read_shares_the_next_reading(tmp_path: Path) -> None:
+    begun, go_on = [0], threading.Event()
+
+    def read() -> str:
+        begun[0] += 1
+        assert go_on.wait(15)
+        return f"list {begun[0]}"
+
+    shared = SharedList(read)
+    first = asyncio.create_task(shared.get())
+    await until(lambda: begun[0] == 1)
+    later = [asyncio.create_task(shared.get()) for _ in range(50)]
+    await asyncio.sleep(0)
+    go_on.set()
+    assert await first == "list 1"
+    assert set(await asyncio.gather(*later)) == {"list 2"}
+
+
+async def test_a_new_name_is_told_to_whoever_has_the_list_open(server: RunningServer) -> None:
+    await server.store_frames(a_stretch(1, 2))
+    async with server.viewer() as viewer:
+        await viewer.send('{"type":"watch_runs"}')
+        first = msgspec.json.decode(await viewer.recv())
+        assert [run["name"] for run in first["runs"]] == ["calm-river-7"]
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        async with httpx.AsyncClient(headers=headers, trust_env=False) as client:
+            answer = await client.patch(f"{server.base}/api/runs/{RUN}", json={"name": "brave-otter"})
+        assert answer.status_code == 200
+        while [run["name"] for run in first["runs"]] != ["brave-otter"]:
+            first = msgspec.json.decode(await viewer.recv())

@@ -184,6 +184,7 @@ const live = createLive({
 function onMessage(message) {
   if (message.type === "rows") dispatch({ type: "rows", message });
   else if (message.type === "resync") dispatch({ type: "resync", run: message.run });
+  else if (message.type === "gone") dispatch({ type: "gone", run: message.run });
   else if (message.type === "runs") {
     dispatch({ type: "runs", runs: message.runs, snapshot: firstRuns });
     firstRuns = false;

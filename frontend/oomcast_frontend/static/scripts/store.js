@@ -99,6 +99,7 @@ const REDUCERS = {
   clock: (state, { offset_ms }) => ({ ...state, clockOffset_ms: offset_ms }),
   filter: (state, { text }) => ({ ...state, filter: text }),
   runs: withRuns,
+  gone: withoutRun,
   runsFailed: (state) => ({ ...state, runsFailed: true }),
   detail: onRun((run, { detail }) => ({ ...run, detail: mergedDetail(run, detail), problem: null })),
   detailFailed: onRun((run, { unknown }) => ({ ...run, problem: run.detail ? null : unknown ? "unknown" : "failed" })),
@@ -174,6 +175,18 @@ function withRuns(state, { runs, snapshot }) {
   const { run } = state;
   const own = fresh.get(run?.id ?? "");
   return { ...state, runs: list, runsFailed: false, run: run && own ? withSummary(run, own) : run };
+}
+
+/**
+ * Someone has deleted a run.
+ *
+ * @param {State} state
+ * @param {{run: string}} action
+ * @returns {State}
+ */
+function withoutRun(state, { run: id }) {
+  const run = state.run?.id === id ? { ...state.run, detail: null, series: null, pending: [], problem: /** @type {const} */ ("unknown") } : state.run;
+  return { ...state, run, runs: state.runs && state.runs.filter((other) => other.id !== id) };
 }
 
 /** @param {{state: string}} run */

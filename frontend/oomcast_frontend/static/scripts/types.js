@@ -159,8 +159,9 @@
  * @property {"rows"} type
  * @property {string} run
  * @property {string} source
- * @property {number} from_seq
+ * @property {number} from_seq of all that was stored, whatever is left of it here
  * @property {number} to_seq
+ * @property {number} rows samples that were stored; where they are many, only those are here that a screen shows
  * @property {Columns} columns
  * @property {Object<string, Column>} metrics
  * @property {{columns: Object<string, Column>, metrics: Object<string, Column>}} ticks

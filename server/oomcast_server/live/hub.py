@@ -4,58 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
-from oomcast.sample import Event, GpuReading, Kind, Sample
-from oomcast.wire import Status
-from oomcast_server.mailbox import Mailbox
-from oomcast_server.pipeline import Commit
-from oomcast_server.presence import Presence
-from oomcast_server.query import Standing
-from oomcast_server.shapes import GpuSeries, RowsMessage, RunSummary, TickRows, Verdict, milliseconds, to_json
-from oomcast_server.standing import RunState, SourceState
+from oomcast_server.intake.pipeline import Commit
+from oomcast_server.live.frames import Pending, rows_message
+from oomcast_server.live.mailbox import Mailbox, Summaries
+from oomcast_server.rest.shapes import Verdict, to_json
+from oomcast_server.runs.presence import Presence
+from oomcast_server.runs.query import Standing
+from oomcast_server.runs.standing import RunState, SourceState
+from oomcast_server.runs.summary import summarize, told
 from oomcast_server.store.schema import State
-from oomcast_server.summary import status_json, summarize, told
-from oomcast_server.tables import (
-    columns_of,
-    event_json,
-    gpu_series,
-    metrics_of,
-    tick_columns_of,
-    tick_metrics_of,
-)
 
 __all__ = ["Hub"]
 
+_log = logging.getLogger("oomcast_server")
+
 _ROWS_EVERY_S = 0.1
-_SUMMARIES_EVERY_S = 0.5
+_SUMMARIES_EVERY_S = 1.0
 _RESYNC_EVERY_S = 1.0
 # Beyond it, in a tenth of a second (a journal being caught up), fetching is cheaper than pushing.
 _MOST_ROWS = 5_000
-
-
-@dataclasses.dataclass
-class _Pending:
-    """What was committed of a watched source since its last message."""
-
-    samples: list[Sample] = dataclasses.field(default_factory=list)
-    gpus: list[GpuReading] = dataclasses.field(default_factory=list)
-    events: list[Event] = dataclasses.field(default_factory=list)
-    status: Status | None = None
-    blank_ticks: bool = False
-
-    def take(self, commit: Commit) -> None:
-        self.samples += commit.samples
-        self.gpus += commit.gpus
-        self.events += commit.events
-        self.status = commit.status or self.status
-        self.blank_ticks = commit.source.batch_samples > 0
-
-    @property
-    def count(self) -> int:
-        return len(self.samples) + len(self.gpus) + len(self.events)
+_MOST_EVENTS = 500  # texts of up to 4 KiB are among them
+_MOST_SUMMARIES = 500  # of one tick; the rest come with the next
+_MOST_LIVE = 10_000  # runs whose silence is watched for; of those that were heard of last
 
 
 @dataclasses.dataclass
@@ -72,7 +48,7 @@ class _Watched:
     """One run that someone watches."""
 
     viewers: set[Mailbox] = dataclasses.field(default_factory=set)
-    pending: dict[str, _Pending] = dataclasses.field(default_factory=dict)
+    pending: dict[str, Pending] = dataclasses.field(default_factory=dict)
     newest: Standing | None = None
     too_many: bool = False
     sent_s: float = float("-inf")
@@ -88,7 +64,7 @@ class Hub:
         self._wall_ns = wall_ns
         self._watched: defaultdict[str, _Watched] = defaultdict(_Watched)
         self._list_viewers: set[Mailbox] = set()
-        self._live: dict[str, _Standing] = {}  # silent ones too
+        self._live: dict[str, _Standing] = {}  # silent ones too; those heard of last at the end
         self._changed: dict[str, _Standing] = {}
         self._ticking: asyncio.Task[None] | None = None
 
@@ -106,6 +82,16 @@ class Hub:
         for watched in self._watched.values():
             if watched.timer is not None:
                 watched.timer.cancel()
+
+    @property
+    def watched_runs(self) -> frozenset[str]:
+        """The ids of the runs that someone watches."""
+        return frozenset(self._watched)
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether someone has the list of runs open."""
+        return bool(self._list_viewers)
 
     def watch_runs(self, viewer: Mailbox) -> None:
         """`viewer` gets each run's summary when it changes."""
@@ -128,6 +114,14 @@ class Hub:
                 watched.timer.cancel()
             del self._watched[run_id]
 
+    def gone(self, run_id: str) -> None:
+        """The run was deleted: whoever has it on his list, or open, is told."""
+        self._live.pop(run_id, None)
+        self._changed.pop(run_id, None)
+        watching = self._watched[run_id].viewers if run_id in self._watched else set()
+        for viewer in self._list_viewers | watching:
+            viewer.put_gone(run_id)
+
     def leave(self, viewer: Mailbox) -> None:
         """`viewer` is gone."""
         self._list_viewers.discard(viewer)
@@ -143,10 +137,18 @@ class Hub:
                 # What viewers were told stands until the clock compares it with what is so now.
                 standing.told = before.told if before else standing.told
                 self._live[run.id] = standing
+        while len(self._live) > _MOST_LIVE:
+            del self._live[next(iter(self._live))]
         for commit in commits:
             if commit.run.id in self._watched:
                 self._take(self._watched[commit.run.id], commit)
         for run_id in {commit.run.id for commit in commits if commit.run.id in self._watched}:
+            self._schedule(run_id)
+
+    def missed(self, run_id: str) -> None:
+        """More was committed to a run than is worth sending: its viewers are told to fetch it."""
+        if run_id in self._watched:
+            self._watched[run_id].too_many = True
             self._schedule(run_id)
 
     def _standing(self, run: RunState, sources: Sequence[SourceState]) -> _Standing:
@@ -154,13 +156,13 @@ class Hub:
 
     def _take(self, watched: _Watched, commit: Commit) -> None:
         watched.newest = (commit.run, commit.sources)
-        pending = watched.pending.setdefault(commit.source.id, _Pending())
-        if pending.count + len(commit.samples) > _MOST_ROWS:
-            watched.too_many = True
         if watched.too_many:
-            watched.pending = {commit.source.id: _Pending()}
             return
+        pending = watched.pending.setdefault(commit.source.id, Pending())
         pending.take(commit)
+        if pending.count > _MOST_ROWS or len(pending.events) > _MOST_EVENTS:
+            watched.too_many = True
+            watched.pending = {}
 
     def _schedule(self, run_id: str) -> None:
         watched = self._watched[run_id]
@@ -185,11 +187,14 @@ class Hub:
         summary = summarize(*watched.newest, now_ns, self._presence)
         for source_id, rows in pending.items():
             if rows.count:
-                message = to_json(_rows_message(summary, source_id, rows, now_ns))
+                message = to_json(rows_message(summary, source_id, rows, now_ns)).decode()
                 for viewer in watched.viewers:
                     viewer.put_rows(run_id, message)
 
     def _send_resync(self, run_id: str, watched: _Watched) -> None:
+        if watched.sent_s < watched.resync_s + _RESYNC_EVERY_S:  # the timer was set for rows, before they were too many
+            self._schedule(run_id)
+            return
         watched.too_many, watched.resync_s = False, watched.sent_s
         for viewer in watched.viewers:
             viewer.put_resync(run_id)
@@ -197,52 +202,41 @@ class Hub:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(_SUMMARIES_EVERY_S)
-            now_ns = self._wall_ns()
-            turned = {run_id for run_id, standing in self._live.items() if self._has_turned(standing, now_ns)}
-            changed, self._changed = self._changed, {}
-            changed.update({run_id: self._live[run_id] for run_id in turned})
-            if changed:
-                self._send_summaries(changed, turned, now_ns)
+            try:
+                self._tell(self._wall_ns())
+            except Exception:  # one run that can't be told must not silence all the others
+                _log.exception("the runs' summaries could not be sent")
+
+    def _tell(self, now_ns: int) -> None:
+        turned = self._turned(now_ns)
+        changed = dict(itertools.islice(self._changed.items(), _MOST_SUMMARIES))
+        for run_id in changed:
+            del self._changed[run_id]
+        if not self._list_viewers:
+            changed, self._changed = {}, {}
+        changed.update({run_id: self._live[run_id] for run_id in turned})
+        if changed:
+            self._send_summaries(changed, turned, now_ns)
+
+    def _turned(self, now_ns: int) -> set[str]:
+        """The runs whose state or verdict time alone has changed, of those that someone would hear of it."""
+        heard = self._live if self._list_viewers else self._live.keys() & self._watched.keys()
+        return {run_id for run_id in heard if self._has_turned(self._live[run_id], now_ns)}
 
     def _has_turned(self, standing: _Standing, now_ns: int) -> bool:
-        """Whether time alone has changed the run's state or verdict."""
         before, standing.told = standing.told, told(standing.run, standing.sources, now_ns, self._presence)
         return standing.told != before
 
     def _send_summaries(self, changed: dict[str, _Standing], turned: set[str], now_ns: int) -> None:
-        for run_id, standing in changed.items():
-            # Who watches a run hears of its silence too: no row will come to tell.
-            watching = self._watched[run_id].viewers if run_id in turned and run_id in self._watched else set()
-            viewers = self._list_viewers | watching
-            if viewers:
-                summary = to_json(summarize(standing.run, standing.sources, now_ns, self._presence))
-                for viewer in viewers:
-                    viewer.put_summary(run_id, summary)
-
-
-def _rows_message(summary: RunSummary, source_id: str, rows: _Pending, now_ns: int) -> RowsMessage:
-    ticks = [sample for sample in rows.samples if sample[1] == Kind.TICK]
-    seqs = [sample[0] for sample in rows.samples] + [event.seq for event in rows.events]
-    return RowsMessage(
-        run=summary.id,
-        source=source_id,
-        from_seq=min(seqs),
-        to_seq=max(seqs),
-        columns=columns_of(rows.samples),
-        metrics=metrics_of(rows.samples, blank_ticks=rows.blank_ticks),
-        ticks=TickRows(columns=tick_columns_of(ticks), metrics=tick_metrics_of(ticks)),
-        gpus=_gpus(rows),
-        events=[event_json(source_id, event, event.detail) for event in rows.events],
-        status=status_json(rows.status) if rows.status else None,
-        summary=summary,
-        sent_ms=milliseconds(now_ns),
-    )
-
-
-def _gpus(rows: _Pending) -> list[GpuSeries]:
-    samples = {sample.seq: sample for sample in rows.samples} if rows.gpus else {}
-    return gpu_series(
-        (reading.device, samples[reading.seq].wall_ns, samples[reading.seq].batch, *reading[2:])
-        for reading in rows.gpus
-        if reading.seq in samples
-    )
+        summaries = {
+            run_id: to_json(summarize(standing.run, standing.sources, now_ns, self._presence)).decode()
+            for run_id, standing in changed.items()
+        }
+        everything = Summaries(summaries)
+        for viewer in self._list_viewers:
+            viewer.put_summaries(everything)
+        # Who watches a run hears of its silence too: no row will come to tell.
+        for run_id in turned & self._watched.keys():
+            alone = Summaries({run_id: summaries[run_id]})
+            for viewer in self._watched[run_id].viewers - self._list_viewers:
+                viewer.put_summaries(alone)

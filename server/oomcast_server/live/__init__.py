@@ -1,0 +1,1 @@
+"""Who watches what, at most ten frames a second."""
