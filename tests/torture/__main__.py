@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> int:
     _isolate(arguments)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
-    plan = Plan(options.n, options.seed, options.rate, options.trainings, options.partition_s)
+    plan = Plan(options.n, options.seed, options.rate, options.trainings, options.partition_s, options.balancer)
     reports = []
     for name in options.scenario:
         begun = time.monotonic()
@@ -43,6 +43,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=Plan.rate, help="batches per second in total")
     parser.add_argument("--trainings", type=int, default=Plan.trainings, help="how many share that rate")
     parser.add_argument("--partition-s", type=float, default=Plan.partition_s, help="length of the first cut")
+    parser.add_argument("--balancer", choices=("nginx", "proxy"), default=Plan.balancer, help="in front of replicas")
     parser.add_argument("--json", action="store_true", help="figures for a program")
     return parser.parse_args(arguments)
 

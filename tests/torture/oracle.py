@@ -1,6 +1,7 @@
 """Compares what the server has stored with what trainings have done: every batch once, every seq once.
 
-It reads the server's SQLite file by itself, read-only, and knows nothing of the server's code.
+It reads the server's SQLite file by itself, read-only, and knows nothing of the server's code. Its questions are SQL
+that PostgreSQL takes as well: see `tests.torture.shared`.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class Store:
         return {}
 
 
-def judge(store: Store, name: str, produced: int, *, killed: bool) -> Finding:
+def judge(store: Store, name: str, produced: int, *, killed: bool, pid: int | None = None) -> Finding:
     """What is lost, doubled or wrong of one run.
 
     Args:
@@ -84,6 +85,7 @@ def judge(store: Store, name: str, produced: int, *, killed: bool) -> Finding:
         name: the run's, which nothing else has.
         produced: steps by the training's own count.
         killed: the training was, and may have done one step more.
+        pid: whose, of a run of several trainings.
     """
     finding = Finding(name, produced)
     runs = store.ask("SELECT pk FROM runs WHERE name = ?", name)
@@ -92,7 +94,8 @@ def judge(store: Store, name: str, produced: int, *, killed: bool) -> Finding:
         if produced or len(runs) > 1:
             finding.faults.append(f"stored as {len(runs)} runs")
         return finding
-    sources = store.ask("SELECT pk, id, watermark FROM sources WHERE run_pk = ?", runs[0][0])
+    whose = "" if pid is None else f" AND pid = {pid}"
+    sources = store.ask(f"SELECT pk, id, watermark FROM sources WHERE run_pk = ?{whose}", runs[0][0])
     if len(sources) != 1:
         finding.faults.append(f"{len(sources)} sources")
     _judge_batches(store, [pk for pk, _, _ in sources], finding, killed)
@@ -109,7 +112,7 @@ def _judge_batches(store: Store, sources: list[int], finding: Finding, killed: b
     [(rows, different, inside, outside, odd)] = store.ask(
         f"""
         SELECT count(*), count(DISTINCT batch), count(DISTINCT CASE WHEN batch < ? THEN batch END),
-            count(DISTINCT CASE WHEN batch >= ? THEN batch END), count(CASE WHEN batch IS NOT step THEN 1 END)
+            count(DISTINCT CASE WHEN batch >= ? THEN batch END), count(CASE WHEN batch = step THEN NULL ELSE 1 END)
         {where}
         """,
         known,
@@ -128,7 +131,7 @@ def _judge_batches(store: Store, sources: list[int], finding: Finding, killed: b
         finding.faults.append(f"{odd} batches with another number than their step's")
     [(back,)] = store.ask(
         f"SELECT count(*) FROM (SELECT batch <= lag(batch) OVER (PARTITION BY source_pk ORDER BY seq) AS back {where}) "
-        "WHERE back"
+        "AS steps WHERE back"
     )
     if back:
         finding.faults.append(f"{back} batches behind a later one")
@@ -149,7 +152,7 @@ def _judge_seqs(store: Store, source: tuple[Any, ...], gaps: list[Gap]) -> list[
     pk, name, watermark = source
     seqs = "SELECT seq FROM samples WHERE source_pk = ? UNION ALL SELECT seq FROM events WHERE source_pk = ?"
     [(rows, different, least, most)] = store.ask(
-        f"SELECT count(*), count(DISTINCT seq), min(seq), max(seq) FROM ({seqs})", pk, pk
+        f"SELECT count(*), count(DISTINCT seq), min(seq), max(seq) FROM ({seqs}) AS seqs", pk, pk
     )
     faults = []
     if rows != different:
@@ -160,7 +163,7 @@ def _judge_seqs(store: Store, source: tuple[Any, ...], gaps: list[Gap]) -> list[
         faults.append(f"seqs {first} to {most}: {different} rows and {covered} in gaps, for a watermark of {watermark}")
     for gap in gaps:
         if gap.source == name and gap.last_seq > gap.first_seq:
-            inside = f"SELECT count(*) FROM ({seqs}) WHERE seq BETWEEN ? AND ?"
+            inside = f"SELECT count(*) FROM ({seqs}) AS seqs WHERE seq BETWEEN ? AND ?"
             [(count,)] = store.ask(inside, pk, pk, gap.first_seq, gap.last_seq)
             if count != 1:
                 faults.append(f"{count} rows within the gap {gap.first_seq} to {gap.last_seq}, not its event alone")

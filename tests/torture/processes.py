@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import random
 import signal
@@ -18,7 +19,7 @@ import psutil
 from tests.torture.tally import Tallied, read_tally
 from tests.torture.warden import members
 
-__all__ = ["Server", "Training", "agents", "memory_bytes", "run_sync"]
+__all__ = ["Server", "Training", "agents", "free_port", "memory_bytes", "run_sync"]
 
 _ROOT = Path(__file__).resolve().parents[2]
 # Outside of what the kernel hands out: an agent that tries a closed port of that range again and again may be given
@@ -38,7 +39,7 @@ class Server:
         """
         self._environment = dict(environment)
         self._log = log
-        self.port = _free_port()
+        self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -69,6 +70,14 @@ class Server:
             return True
         return False
 
+    def serves(self) -> bool:
+        """Whether requests are answered: it listens a moment before."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=1)
+        with contextlib.suppress(OSError, http.client.HTTPException), contextlib.closing(connection):
+            connection.request("GET", "/readyz")
+            return connection.getresponse().status == 200
+        return False
+
     def kill(self) -> None:
         """SIGKILL."""
         if self._process is not None:
@@ -76,7 +85,8 @@ class Server:
             self._process.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on, and that nobody is given."""
     while True:
         port = random.choice(_PORTS)
         with socket.socket() as probe, contextlib.suppress(OSError):
@@ -88,15 +98,18 @@ def _free_port() -> int:
 class Training:
     """One producer, and what it has done by its own count."""
 
-    def __init__(self, name: str, rate: float, environment: Mapping[str, str], tally: Path, log: Path) -> None:
-        """Start it."""
+    def __init__(
+        self, name: str, rate: float, environment: Mapping[str, str], tally: Path, log: Path, run: str | None = None
+    ) -> None:
+        """Start it; `run` names its run, where that is not `name`."""
         self.name = name
+        self.run = run or name
         self.killed = False
         self._tally = tally
         self._log = log
         with open(log, "ab") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.torture.producer", name, str(tally), str(rate)],
+                [sys.executable, "-m", "tests.torture.producer", self.run, str(tally), str(rate)],
                 env={**environment, "PYTHONPATH": os.pathsep.join([str(_ROOT), environment.get("PYTHONPATH", "")])},
                 cwd=_ROOT,
                 stdin=subprocess.DEVNULL,

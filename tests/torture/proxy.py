@@ -1,8 +1,9 @@
-"""A line between agents and server that can be cut: a TCP proxy on a thread of its own."""
+"""A line between agents and servers that can be cut: a TCP proxy, or balancer, on a thread of its own."""
 
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import enum
 import socket
@@ -24,11 +25,11 @@ class Line(enum.Enum):
 
 
 class Proxy:
-    """Listens on a port of its own and forwards to another, as long as the line is open."""
+    """Listens on a port of its own and forwards to others in turn, as long as the line is open."""
 
-    def __init__(self, target_port: int) -> None:
-        """Listen on 127.0.0.1."""
-        self._target_port = target_port
+    def __init__(self, *target_ports: int) -> None:
+        """Listen on 127.0.0.1. Each connection goes to the next of `target_ports` that takes it."""
+        self._target_ports = collections.deque(target_ports)
         self._line = Line.OPEN
         self._pairs: set[_Pair] = set()
         self._loop = asyncio.new_event_loop()
@@ -96,7 +97,7 @@ class Proxy:
             while await reader.read(65536):
                 pass
             return
-        back, forth = await asyncio.open_connection("127.0.0.1", self._target_port)
+        back, forth = await self._connect()
         pair.writers.append(forth)
         copies = [
             asyncio.create_task(self._copy(pair, reader, forth)),
@@ -106,6 +107,14 @@ class Proxy:
         for copy in copies:
             copy.cancel()
         await asyncio.gather(*copies, return_exceptions=True)
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        ports = list(self._target_ports)
+        self._target_ports.rotate(-1)
+        for port in ports[:-1]:
+            with contextlib.suppress(OSError):
+                return await asyncio.open_connection("127.0.0.1", port)
+        return await asyncio.open_connection("127.0.0.1", ports[-1])
 
     async def _copy(self, pair: _Pair, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:

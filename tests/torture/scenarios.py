@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from tests.torture.disks import SmallDisk
 from tests.torture.processes import Training
+from tests.torture.replicas import replicas
 from tests.torture.report import Report, spread
 from tests.torture.shortages import full_disk_agent, full_disk_server, overflow, partition
 from tests.torture.world import Plan, World
@@ -205,5 +206,6 @@ SCENARIOS: dict[str, Callable[[Plan], Report]] = {
         full_disk_server,
         full_disk_killed,
         overflow,
+        replicas,
     )
 }

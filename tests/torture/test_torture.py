@@ -70,3 +70,9 @@ def test_a_journal_that_overflows_loses_what_its_gaps_say() -> None:
     report = play("overflow", n=1)
     assert report["told"] > 0
     assert (report["lost"], report["duplicated"]) == (0, 0)
+
+
+def test_of_two_servers_on_one_database_any_may_be_killed() -> None:
+    report = play("replicas", "--balancer", "proxy", "--trainings", "3", n=3)
+    nothing_is_lost(report)
+    assert report["notes"]["conditions raised, each of one episode"] >= 3

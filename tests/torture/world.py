@@ -10,10 +10,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
 from oomcast.agent.journal import journal_folders
 from tests.support import clean_environment
-from tests.torture.oracle import Store, judge
+from tests.torture.oracle import Finding, Store, judge
 from tests.torture.processes import Server, Training, agents, memory_bytes, run_sync
 from tests.torture.report import Report
 from tests.torture.warden import Warden, sessions
@@ -32,6 +33,9 @@ _MOST_AGENT_BYTES = 128 << 20
 _SETTLE_S, _ROWS_PER_S = 60.0, 5_000
 
 
+Made = TypeVar("Made", bound="World")
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """How much of it."""
@@ -41,6 +45,7 @@ class Plan:
     rate: float = 5000.0  # batches per second, of all trainings together
     trainings: int = 5
     partition_s: float = 600.0
+    balancer: str = "nginx"  # or "proxy"; where there is no nginx, always that
 
 
 class World:
@@ -53,14 +58,11 @@ class World:
         self.root = root
         self.home = root / "agents"
         self.trainings: list[Training] = []
-        self.store_folder = root / "server" / "data"
-        self.store_folder.mkdir(parents=True)
-        self.store = Store(self.store_folder / "oomcast.db")
-        token = secrets.token_urlsafe(32)
-        logs = {"OOMCAST_TOKEN": token, "PYTHONFAULTHANDLER": "1"}
-        store = str(self.store_folder / "oomcast.db")
-        self.server = Server(clean_environment(root / "server", OOMCAST_STORE=store, **logs), root / "server.log")
-        self.environment = clean_environment(self.home, OOMCAST_SERVER=self.server.base, **logs)
+        self.token = secrets.token_urlsafe(32)
+        self.logs = {"OOMCAST_TOKEN": self.token, "PYTHONFAULTHANDLER": "1"}
+        self.store: Store
+        self.environment: dict[str, str]
+        self._lay_out()
         self._tallies = memory
         self._number = 0
         self._began = time.monotonic()
@@ -69,15 +71,24 @@ class World:
         self.meanwhile: Callable[[], object] = int
         """Called again and again while time passes."""
 
+    def _lay_out(self) -> None:
+        self.store_folder = self.root / "server" / "data"
+        self.store_folder.mkdir(parents=True)
+        store = self.store_folder / "oomcast.db"
+        self.store = Store(store)
+        where = clean_environment(self.root / "server", OOMCAST_STORE=str(store), **self.logs)
+        self.server = Server(where, self.root / "server.log")
+        self.environment = clean_environment(self.home, OOMCAST_SERVER=self.server.base, **self.logs)
+
     @classmethod
     @contextlib.contextmanager
-    def made(cls, plan: Plan, name: str) -> Iterator[World]:
+    def made(cls: type[Made], plan: Plan, name: str, **given: Any) -> Iterator[Made]:
         """A world of one's own; everything in it ends with it, however the harness itself ends."""
         root = Path(tempfile.mkdtemp(prefix="torture-"))
         memory = Path(tempfile.mkdtemp(prefix="torture-", dir=_SHARED_MEMORY if _SHARED_MEMORY.is_dir() else None))
         warden = Warden(root, memory)
         try:
-            yield cls(plan, name, root, memory)
+            yield cls(plan, name, root, memory, **given)
         finally:
             warden.close()
 
@@ -102,12 +113,15 @@ class World:
 
     def start_training(self) -> Training:
         """One more training; returns at once."""
+        self.trainings.append(self._make_training())
+        return self.trainings[-1]
+
+    def _make_training(self, run: str | None = None, **more: str) -> Training:
         name = f"training-{self._number}"
         self._number += 1
         rate = self.plan.rate / self.plan.trainings
         tally, log = self._tallies / name, self.root / f"{name}.log"
-        self.trainings.append(Training(name, rate, self.environment, tally, log))
-        return self.trainings[-1]
+        return Training(name, rate, self.environment | more, tally, log, run)
 
     def living(self) -> list[Training]:
         """The trainings that run."""
@@ -203,12 +217,13 @@ class World:
             report.faults.append(f"an agent took {report.agent_bytes >> 20} MiB")
         report.notes["delivered after the end, s"] = self._settle(may_lose)
         for training in self.trainings:
-            report.add(
-                judge(self.store, training.name, training.tally.steps, killed=training.killed), may_lose=may_lose
-            )
+            report.add(self._judge(training), may_lose=may_lose)
         if report.faults:
             report.notes["what was said"] = " | ".join(self._said())
         return report
+
+    def _judge(self, training: Training) -> Finding:
+        return judge(self.store, training.name, training.tally.steps, killed=training.killed)
 
     def _settle(self, may_lose: bool) -> float:
         begun = time.monotonic()
@@ -224,7 +239,8 @@ class World:
         return time.monotonic() - begun
 
     def _said(self) -> list[str]:
-        logs = [self.root / "server.log", self.root / "sync.log", *sorted(self.root.glob("training-*.log"))]
+        names = ("server*.log", "sync.log", "training-*.log")
+        logs = [log for name in names for log in sorted(self.root.glob(name))]
         return [f"{log.stem}: {text}" for log in logs if (text := self._last_lines(log))][:8]
 
     @staticmethod
