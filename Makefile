@@ -12,12 +12,12 @@ N        ?= 100
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all lint wheel bench torture clean
+.PHONY: help demo test test-all lint wheel bench bench-server fuzz torture clean
 
 help:  ## Say what there is to make
 	@echo "make demo [SCENARIO=healthy|leak|epoch-leak|validation-spike|cache-fill|swap] [ARGS=--no-browser]"
 	@echo "make test [ARGS='-k name']"
-	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: $(VENV)/.demo  ## Train a real Keras CNN and watch its memory in the browser
 	@exec $(BIN)/oomcast demo --scenario $(SCENARIO) $(ARGS)
@@ -42,6 +42,12 @@ wheel: $(VENV)/.base  ## Build the wheel into dist/ and try it where there is no
 bench: $(VENV)/.bench  ## Measure what the callback costs per batch
 	@exec $(BIN)/python tests/benchmark/bench_callback.py $(ARGS)
 
+bench-server: $(VENV)/.test  ## Measure the server on both engines: ARGS='--only ingest,chart,live,wal --full --json'
+	@exec $(BIN)/python tests/server/bench_server.py $(ARGS)
+
+fuzz: $(VENV)/.test  ## Send 200 000 broken messages to the server's decoders: ARGS='-n 1000000 --seed 1'
+	@exec $(BIN)/python -m tests.server.fuzz $(ARGS)
+
 torture: $(VENV)/.test  ## Kill server, agents and trainings again and again, N=100 times each, and count what is lost
 	@exec $(BIN)/python -m tests.torture -n $(N) $(ARGS)
 
@@ -63,7 +69,7 @@ $(VENV)/.demo: $(VENV)/.base pyproject.toml
 
 $(VENV)/.test: $(VENV)/.demo pyproject.toml
 	@echo "installing what the tests need"
-	@$(PIP) --group test --group backends -e '.[server,tensorflow]'
+	@$(PIP) --group test --group backends -e '.[server,tensorflow,postgres]'
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.test pyproject.toml
