@@ -45,11 +45,16 @@ class Done(NamedTuple):
 
 
 class Pyramid:
-    """One source's samples, or GPU readings, on their way up: its unfinished nodes, a few for each level."""
+    """One source's samples, or GPU readings, on their way up: its unfinished nodes, a few for each level.
+
+    Of the finest level there are no unfinished nodes but the rows themselves, fifteen at most: most frames have one or
+    two rows, and to roll up so few takes as long as to roll up sixteen.
+    """
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._open: dict[tuple[int, int], tuple[int, Node]] = {}
+        self._waiting: dict[int, list[Sequence[Any]]] = {}
 
     def take(self, rows: Mapping[int, Sequence[Sequence[Any]]], through: int, day: int) -> list[Done]:
         """The nodes that are finished when everything up to seq `through` is stored, on this day.
@@ -57,11 +62,20 @@ class Pyramid:
         `rows` are those that are new, by kind or device, each in order of seq (their first value).
         """
         done: list[Done] = []
-        for of, given in rows.items():
-            for bucket, node in self._nodes(given):
+        finished = through >> _BASE_BITS << _BASE_BITS
+        for of in {**self._waiting, **rows}:
+            given = [*self._waiting.pop(of, ()), *rows.get(of, ())]
+            cut = bisect_right(given, finished, key=_seq)
+            self.wait(of, given[cut:])
+            for bucket, node in self._nodes(given[:cut]):
                 self._put(1, of, bucket, node, day, done)
         self._finish(through, day, done)
         return done
+
+    def wait(self, of: int, rows: Sequence[Sequence[Any]]) -> None:
+        """Keep rows of a bucket of the finest level that is not finished."""
+        if rows:
+            self._waiting[of] = list(rows)
 
     def _nodes(self, rows: Sequence[Sequence[Any]]) -> Iterable[tuple[int, Node]]:
         numbers, edges, begin = [], [], 0

@@ -11,7 +11,6 @@ from sqlalchemy import Connection, Row
 
 from oomcast.sample import SAMPLE_COLUMNS
 from oomcast_server.intake.known import Pyramids
-from oomcast_server.rollups.nodes import of_samples, roll_readings
 from oomcast_server.rollups.pyramids import open_buckets
 from oomcast_server.store.schema import GPU_METRICS, gpu_rollups, gpu_samples, rollups, samples
 
@@ -34,9 +33,9 @@ def resume(connection: Connection, run_pk: int, source_pk: int, watermark: int) 
                 pyramids.gpus.put(level, row[0], bucket, list(row[1:]))
             continue
         for of, rows in samples_between(connection, place, first, last).items():
-            pyramids.samples.put(1, of, bucket, of_samples(rows))
+            pyramids.samples.wait(of, rows)
         for of, rows in readings_between(connection, place, first, last).items():
-            pyramids.gpus.put(1, of, bucket, roll_readings(rows, [(0, len(rows))])[0])
+            pyramids.gpus.wait(of, rows)
     return pyramids
 
 
