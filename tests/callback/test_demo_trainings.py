@@ -30,7 +30,8 @@ class Demo:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
-        self._out = tempfile.TemporaryFile("w+")  # noqa: SIM115  as long as the demo
+        # Read by another descriptor: the demo writes where the one that it inherits stands.
+        self._out = tempfile.NamedTemporaryFile("w")  # noqa: SIM115  as long as the demo
         code = f"from oomcast.demo import run_demo; raise SystemExit(run_demo(open_browser=False, {arguments}))"
         self.process = subprocess.Popen(
             [sys.executable, "-c", code],
@@ -42,8 +43,7 @@ class Demo:
 
     @property
     def output(self) -> str:
-        self._out.seek(0)
-        return self._out.read()
+        return Path(self._out.name).read_text()
 
     def wait_for(self, text: str, timeout: float) -> None:
         eventually(lambda: text in self.output or self.process.poll() is not None, timeout, what=text)

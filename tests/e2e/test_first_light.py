@@ -121,7 +121,7 @@ def test_a_training_is_seen_live_zoomed_switched_and_reloaded(
         page.reload()
         page.wait_for_selector("html[data-ready=true]", state="attached")
         assert "x=time" in page.url
-        assert int(chart(page, "memory").get_attribute("data-points") or 0) > 60
+        eventually(lambda: int(chart(page, "memory").get_attribute("data-points") or 0) > 60, what="the chart")
 
         summary = server.wait_for("first-light", "finished", 90)
         assert summary["epochs"] == 5
