@@ -6,7 +6,7 @@ import base64
 import hashlib
 import secrets
 
-__all__ = ["hashed_id", "name_of", "random_id", "random_name"]
+__all__ = ["hashed_id", "name_of", "random_id"]
 
 # fmt: off
 _FIRST = (
@@ -29,11 +29,6 @@ _SECOND = (
 def random_id() -> str:
     """16 lower-case letters and digits: 80 random bits, so that no two runs or sources ever share one."""
     return base64.b32encode(secrets.token_bytes(10)).decode("ascii").lower()
-
-
-def random_name() -> str:
-    """A name such as calm-river-7; not unique, ids are."""
-    return f"{secrets.choice(_FIRST)}-{secrets.choice(_SECOND)}-{secrets.randbelow(99) + 1}"
 
 
 def hashed_id(*parts: str) -> str:

@@ -100,3 +100,34 @@ async def test_of_two_servers_one_looks_and_the_other_goes_on_where_it_died(stor
         store_frames(store, [a_frame(events=[an_event(3, EventKind.CLEAR)])], hello, now_ns=clock())
         await both[1].look()
         assert sorted(rows(store))[-1] == ("critical", "resolved")
+
+
+async def test_a_run_that_was_killed_and_is_started_again_fires_anew(store: Store, clock: Clock) -> None:
+    async with evaluators(store, clock) as (one,):
+        end = {"ending": "oom killed", "grade": "confirmed", "text": "Killed by the kernel."}
+        store_frames(store, [a_frame([a_sample(1)], [an_end(2, "died", **end)])], now_ns=clock())
+        for _ in range(3):  # nothing more is to be said of it meanwhile
+            await one.look()
+        again = a_hello(source="sourcesource2", started_ns=WALL_NS + 100 * SECOND_NS)
+        clock.now_ns += 100 * SECOND_NS
+        store_frames(store, [a_frame([a_sample(1)])], again, now_ns=clock())
+        await one.look()
+        assert rows(store) == [("oom_killed", "resolved")]
+        store_frames(store, [a_frame(events=[an_end(2, "died", **end)])], again, now_ns=clock())
+        await one.look()
+        assert rows(store) == [("oom_killed", "resolved"), ("oom_killed", "firing")]
+
+
+async def test_what_vanished_or_died_long_ago_is_not_read_again_each_second(store: Store, clock: Clock) -> None:
+    async with evaluators(store, clock) as (one,):
+        for number in range(5):
+            hello = a_hello(run=f"vanished{number}", source=f"vanisheds{number}")
+            store_frames(store, [a_frame([a_sample(1)])], hello, now_ns=clock())
+        clock.now_ns += 61 * SECOND_NS
+        await one.look()
+        assert rows(store) == [("vanished", "firing")] * 5
+        assert one.unsettled(clock()) == set()
+        store_frames(store, [a_frame([a_sample(2)])], a_hello(run="vanished3", source="vanisheds3"), now_ns=clock())
+        assert len(one.unsettled(clock())) == 1
+        await one.look()
+        assert sorted(rows(store))[-1] == ("vanished", "resolved")

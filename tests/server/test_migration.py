@@ -22,7 +22,7 @@ from tests.server.stores import ENGINES, fresh_address, open_at
 
 from oomcast.sample import EventKind
 from oomcast_server.runs.presence import Presence
-from oomcast_server.runs.query import run_detail, run_list, source_key
+from oomcast_server.runs.query import run_list, source_key, standing_of
 from oomcast_server.store import migrate
 
 pytestmark = pytest.mark.fast
@@ -133,7 +133,9 @@ def test_an_older_file_is_brought_up_to_date_with_all_its_rows(tmp_path: Path, r
     with contextlib.closing(open_at(path)) as store:
         presence = Presence(NOW_NS)
         runs = {run.id: run for run in run_list(store, presence, NOW_NS, 10)}
-        died = run_detail(store, presence, "diedrun0001", NOW_NS)
+        standing = standing_of(store, presence, "diedrun0001", NOW_NS)
+        assert standing is not None
+        died = standing.detail(store)
         key = source_key(store, "diedrun0001", None)
     after = content(path)
     for table in ("samples", "gpu_samples", "events"):
@@ -151,7 +153,6 @@ def test_an_older_file_is_brought_up_to_date_with_all_its_rows(tmp_path: Path, r
     assert runs["liverun0001"].verdict is None
     assert runs["finishedrun"].verdict is not None
     assert runs["finishedrun"].verdict.text == "Finished."
-    assert died is not None
     assert died.verdict is not None
     assert (died.verdict.detail, died.verdict.source) == (VERDICT, "sourcediedrun0001")
     assert [(source.kind, source.main, source.rss_bytes) for source in died.sources_detail] == [

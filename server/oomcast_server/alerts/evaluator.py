@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 import sqlalchemy as sa
@@ -35,6 +35,7 @@ _RENEW_NS = 2_000_000_000
 _ENDED_NS = 3_600_000_000_000  # a run that ended so lately is still looked at: its server may have been away
 _QUIET_NS = 10_000_000_000  # an agent sends each second
 _MOST = 5_000
+_MOST_BOUND = 500  # values in one statement; SQLite takes 999 at least
 
 
 class Evaluator:
@@ -50,6 +51,8 @@ class Evaluator:
         self._holder = holder
         self._wall_ns = wall_ns
         self._held: set[int] = set()
+        self._asked: set[int] = set()  # whose lease was asked for at the last renewal
+        self._settled: dict[int, int] = {}  # versions of runs of which nothing can change but by a new version
         self._renewed_ns = 0
         self._task: asyncio.Task[None] | None = None
 
@@ -86,30 +89,41 @@ class Evaluator:
         now_so = {pk: conditions_of(run, sources, now_ns, self._presence) for pk, (run, sources) in wanted.items()}
         if await asyncio.to_thread(self._differs, now_so):
             await self._pipeline.change(lambda connection: _bring_up_to_date(connection, now_so, now_ns))
+        for pk, (run, _) in wanted.items():
+            if run.state != State.LIVE or any(condition.rule == "vanished" for condition in now_so[pk]):
+                self._settled[pk] = run.version
+
+    def unsettled(self, now_ns: int) -> set[int]:
+        """The pks of the runs that a look would read now."""
+        return set(self._read(now_ns))
 
     def _read(self, now_ns: int) -> Mapping[int, Standing]:
-        """The runs of which something may be said, or was: few, however many live."""
+        """The runs of which something may have changed: few, however many live, have died, or vanished once."""
         live, last_ns = runs.c.state == int(State.LIVE), runs.c.last_ns
         suspect = sa.or_(runs.c.trouble.is_not(None), runs.c.verdict.is_not(None), last_ns < now_ns - _QUIET_NS)
-        died = sa.and_(runs.c.state == int(State.DIED), last_ns > now_ns - _ENDED_NS)
-        noted = sa.select(episodes.c.run_pk).where(episodes.c.resolved_ns.is_(None))
-        query = sa.select(runs.c.pk).where(sa.or_(sa.and_(live, suspect), died, runs.c.pk.in_(noted))).limit(_MOST)
+        lately = last_ns > now_ns - _ENDED_NS
+        noted = runs.c.pk.in_(sa.select(episodes.c.run_pk).where(episodes.c.resolved_ns.is_(None)))
+        told = sa.or_(runs.c.state == int(State.DIED), noted)
+        worth = sa.or_(sa.and_(live, sa.or_(suspect, noted)), sa.and_(lately, told))
+        query = sa.select(runs.c.pk, runs.c.version).where(worth).order_by(last_ns.desc()).limit(_MOST)
         with self._store.read() as connection:
-            pks = connection.execute(query).scalars().all()
+            versions = {row.pk: row.version for row in connection.execute(query)}
+            self._settled = {pk: version for pk, version in self._settled.items() if versions.get(pk) == version}
+            pks = [pk for pk in versions if pk not in self._settled]
             return {run.pk: (run, sources) for run, sources in standings_of(connection, pks)}
 
     async def _lease(self, run_pks: Iterable[int], now_ns: int) -> None:
         wanted = set(run_pks)
         if not self._store.shared:
             self._held = wanted
-        elif wanted - self._held or now_ns - self._renewed_ns >= _RENEW_NS:
+        elif wanted - self._asked or (wanted and now_ns - self._renewed_ns >= _RENEW_NS):
             names = {f"run:{pk}": pk for pk in wanted}
 
             def acquire(connection: Connection) -> set[str]:
                 return leases.acquire(connection, names.keys(), self._holder, now_ns, _LEASE_NS)
 
             held = await self._pipeline.change(acquire)
-            self._held, self._renewed_ns = {names[name] for name in held}, now_ns
+            self._held, self._asked, self._renewed_ns = {names[name] for name in held}, wanted, now_ns
 
     def _differs(self, now_so: Mapping[int, Sequence[Condition]]) -> bool:
         with self._store.read() as connection:
@@ -123,14 +137,25 @@ def _key(run_pk: int, condition: Condition) -> str:
 
 def _open_episodes(connection: Connection, run_pks: Iterable[int]) -> dict[str, int]:
     """The open episodes of these runs, by their dedup keys."""
-    wanted = set(run_pks)
-    query = sa.select(episodes.c.dedup_key, episodes.c.pk, episodes.c.run_pk).where(episodes.c.resolved_ns.is_(None))
-    return {key: pk for key, pk, run_pk in connection.execute(query) if run_pk in wanted}
+    found: dict[str, int] = {}
+    for pks in _chunks(run_pks):
+        mine = (episodes.c.run_pk.in_(pks), episodes.c.resolved_ns.is_(None))
+        found |= {
+            row[0]: row[1] for row in connection.execute(sa.select(episodes.c.dedup_key, episodes.c.pk).where(*mine))
+        }
+    return found
+
+
+def _chunks(run_pks: Iterable[int]) -> Iterator[Sequence[int]]:
+    pks = list(run_pks)
+    return (pks[begin : begin + _MOST_BOUND] for begin in range(0, len(pks), _MOST_BOUND))
 
 
 def _bring_up_to_date(connection: Connection, now_so: Mapping[int, Sequence[Condition]], now_ns: int) -> None:
     still_open = _open_episodes(connection, now_so.keys())
-    existing = set(connection.execute(sa.select(runs.c.pk).where(runs.c.pk.in_(list(now_so)))).scalars())
+    existing: set[int] = set()
+    for pks in _chunks(now_so):
+        existing.update(connection.execute(sa.select(runs.c.pk).where(runs.c.pk.in_(pks))).scalars())
     rows = []
     for run_pk in sorted(existing):  # in one order for every server, so that no two of them wait for each other
         for condition in now_so[run_pk]:

@@ -27,7 +27,6 @@ __all__ = [
     "SourceKey",
     "Standing",
     "live_runs",
-    "run_detail",
     "run_list",
     "run_page",
     "source_key",
@@ -101,16 +100,6 @@ def _sources(connection: Connection, run_pks: Sequence[int]) -> defaultdict[int,
         for row in connection.execute(sa.select(*_SOURCE_COLUMNS).where(of_runs).order_by(table.c.pk)).mappings():
             sources[row["run_pk"]].append(SourceState(**row))
     return sources
-
-
-def run_detail(store: Store, presence: Presence, run_id: str, now_ns: int) -> RunDetail | None:
-    """One run with its sources and newest events, or None where there is none of that id.
-
-    Raises:
-        StoreUnavailable: the database can't be read.
-    """
-    found = standing_of(store, presence, run_id, now_ns)
-    return found.detail(store) if found is not None else None
 
 
 @dataclasses.dataclass(frozen=True)
